@@ -1,0 +1,1 @@
+"""Pure functions on the arrays of one example; `vmap` them over batches."""

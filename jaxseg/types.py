@@ -1,0 +1,163 @@
+"""The types that every part of jaxseg shares, and nothing else.
+
+A method is four functions (`Method`), a network two (`Network`), a measure three (`Metric`).
+Each slot is a documented Protocol, so that a function of one's own can be held against it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from jax import Array
+
+PyTree = Any
+
+Batch = Mapping[str, Any]
+"""Arrays with a leading axis `[B]`, on the host (NumPy) or on a device.
+
+Always present:
+    `image`   `[B, H, W, C]`, uint8 0..255 or float32 0..1;
+    `index`   `[B]` int32, the example's place in the global batch;
+    `weight`  `[B]` float32, 0 marks padding;
+    `size`    `[B, 2]` int32, the true height and width before padding.
+By kind of data:
+    `label`   `[B, H, W]` int32, -1 is ignored (partition or classes);
+    `labels`  `[B, A, H, W]` int32, one map per annotator; an absent one is -1 everywhere;
+    `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap).
+"""
+
+Prediction = Mapping[str, Any]
+"""What a method says of a batch, leaves `[B, ...]`; by kind of method:
+
+    `superpixels` `[B, H, W]` int32, the region of each pixel;
+    `classes`     `[B, H, W]` int32, the class of each pixel.
+"""
+
+
+class InputError(ValueError):
+    """Something the user gave (a file, a folder, an option) cannot be used.
+
+    The message is one line that names the thing and the mend. The command line prints it and
+    exits with status 2.
+    """
+
+
+class LossOutput(NamedTuple):
+    """What a loss returns beside its value."""
+
+    model_state: PyTree
+    """New batch statistics, the tree of the `model_state` that came in; {} if there are none."""
+    weight: Array | None
+    """`[B]`: the weight of each example in the mean, 0 for padding. None: the loss is a scalar
+    that couples its batch."""
+    metrics: Mapping[str, Array]
+    """`[B]` each, averaged with `weight`; scalars where `weight` is None."""
+
+
+class InitFn(Protocol):
+    """`(key, batch) -> (params, model_state)`; reads only shapes of the batch."""
+
+    def __call__(self, key: Array, batch: Batch, /) -> tuple[PyTree, PyTree]:
+        """Makes new variables."""
+        ...
+
+
+class LossFn(Protocol):
+    """`(params, model_state, batch, key, *, axis_name=None) -> (loss, LossOutput)`.
+
+    The loss is `[B]`, one value per example, with 0 where nothing counts; or a scalar with
+    `weight=None` if it couples its batch, summed over `axis_name` with `ops.collective.psum`.
+    Draws for one example come from `jax.random.fold_in(key, batch["index"][i])`.
+    """
+
+    def __call__(
+        self,
+        params: PyTree,
+        model_state: PyTree,
+        batch: Batch,
+        key: Array,
+        /,
+        *,
+        axis_name: str | None = None,
+    ) -> tuple[Array, LossOutput]:
+        """Evaluates the training loss."""
+        ...
+
+
+class PredictFn(Protocol):
+    """`(params, model_state, batch) -> Prediction`, on the device, under `jit`.
+
+    Needs only `image` unless the method's documentation says more.
+    """
+
+    def __call__(self, params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
+        """Predicts."""
+        ...
+
+
+class FinishFn(Protocol):
+    """`(prediction, batch) -> Prediction` on the host: what cannot be compiled."""
+
+    def __call__(self, prediction: Prediction, batch: Batch, /) -> Prediction:
+        """Completes the prediction of NumPy arrays."""
+        ...
+
+
+def _identity(prediction: Prediction, batch: Batch, /) -> Prediction:
+    return prediction
+
+
+class Method(NamedTuple):
+    """A way to learn to segment; all Methods over one variables tree share `init`."""
+
+    init: InitFn
+    loss: LossFn
+    predict: PredictFn
+    finish: FinishFn = _identity
+
+
+class NetworkInitFn(Protocol):
+    """`(key, *inputs) -> variables`, {"params": ..., "batch_stats": ...}."""
+
+    def __call__(self, key: Array, /, *inputs: Array) -> dict[str, PyTree]:
+        """Makes new variables; reads only the shapes of the inputs."""
+        ...
+
+
+class NetworkApplyFn(Protocol):
+    """`(variables, *inputs, train=False, mask=None, axis_name=None) -> (outputs, batch_stats)`.
+
+    With `train`, batch norm uses the statistics of the batch, over the examples where `mask`
+    `[B]` is true and over `axis_name`, and the new running statistics are returned; without it,
+    the running ones, unchanged.
+    """
+
+    def __call__(
+        self,
+        variables: Mapping[str, PyTree],
+        /,
+        *inputs: Array,
+        train: bool = False,
+        mask: Array | None = None,
+        axis_name: str | None = None,
+    ) -> tuple[Any, PyTree]:
+        """Evaluates the network."""
+        ...
+
+
+class Network(NamedTuple):
+    """A network as two pure functions."""
+
+    init: NetworkInitFn
+    apply: NetworkApplyFn
+
+
+class Metric(NamedTuple):
+    """A measure of predictions: sums travel, means are taken last."""
+
+    measure: Callable[[Prediction, Batch], Any]
+    """(prediction, batch) -> sums; on the device, or on the host where the metric says so.
+    Examples of weight 0 and pixels of label -1 count for nothing."""
+    merge: Callable[[Any, Any], Any]
+    """Host, associative; int64 and float64."""
+    compute: Callable[[Any], dict[str, float]]
+    """sums -> the figures."""
