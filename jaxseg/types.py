@@ -5,7 +5,7 @@ Each slot is a documented Protocol, so that a function of one's own can be held 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax import Array
 
@@ -53,6 +53,7 @@ class LossOutput(NamedTuple):
     """`[B]` each, averaged with `weight`; scalars where `weight` is None."""
 
 
+@runtime_checkable
 class InitFn(Protocol):
     """`(key, batch) -> (params, model_state)`; reads only shapes of the batch."""
 
@@ -61,6 +62,7 @@ class InitFn(Protocol):
         ...
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """`(params, model_state, batch, key, *, axis_name=None) -> (loss, LossOutput)`.
 
@@ -83,6 +85,7 @@ class LossFn(Protocol):
         ...
 
 
+@runtime_checkable
 class PredictFn(Protocol):
     """`(params, model_state, batch) -> Prediction`, on the device, under `jit`.
 
@@ -94,6 +97,7 @@ class PredictFn(Protocol):
         ...
 
 
+@runtime_checkable
 class FinishFn(Protocol):
     """`(prediction, batch) -> Prediction` on the host: what cannot be compiled."""
 
@@ -115,6 +119,7 @@ class Method(NamedTuple):
     finish: FinishFn = _identity
 
 
+@runtime_checkable
 class NetworkInitFn(Protocol):
     """`(key, *inputs) -> variables`, {"params": ..., "batch_stats": ...}."""
 
@@ -123,6 +128,7 @@ class NetworkInitFn(Protocol):
         ...
 
 
+@runtime_checkable
 class NetworkApplyFn(Protocol):
     """`(variables, *inputs, train=False, mask=None, axis_name=None) -> (outputs, batch_stats)`.
 

@@ -1,0 +1,3 @@
+"""Networks, built from sizes alone, as pairs of pure functions (`types.Network`)."""
+
+from jaxseg.models.network import network as network

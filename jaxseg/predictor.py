@@ -1,0 +1,97 @@
+"""From a trained run to predictions on images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.train.checkpoint import Checkpoints
+from jaxseg.train.experiment import Experiment
+from jaxseg.train.run_folder import open_run
+from jaxseg.types import InputError, Method, PyTree
+
+
+class Predictor:
+    """A trained method, callable on an image.
+
+    Attributes:
+        params: parameters, on the default device.
+        model_state: batch statistics, likewise.
+        experiment: what was trained.
+        step: of the checkpoint.
+    """
+
+    def __init__(self, experiment: Experiment, params: PyTree, model_state: PyTree, step: int = 0):
+        """Holds what is given; `load` reads it from a run."""
+        self.experiment = experiment
+        self.params = params
+        self.model_state = model_state
+        self.step = step
+        self._compiled: dict[Any, tuple[Method, Callable]] = {}
+
+    def __call__(self, image: Any, **options: Any) -> dict[str, np.ndarray]:
+        """Predicts for one image of any size.
+
+        Each new size and each new choice of options compiles once.
+
+        Args:
+            image: `[H, W, 3]` RGB, uint8 or float in [0, 1].
+            **options: of the experiment's method, such as `num_superpixels` for SSN.
+
+        Returns:
+            The finished prediction without its batch axis; see `types.Prediction`.
+
+        Raises:
+            ValueError: if the image is no such array.
+        """
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+            raise ValueError(f"expected an RGB image [H, W, 3], got shape {image.shape}")
+        if image.dtype != np.uint8:
+            image = image.astype(np.float32)
+        chosen = tuple(sorted(options.items()))
+        if chosen not in self._compiled:
+            method = self.experiment.method(**options)
+            self._compiled[chosen] = (method, jax.jit(method.predict))
+        method, predict = self._compiled[chosen]
+        batch = {
+            "image": image[None],
+            "index": np.zeros(1, np.int32),
+            "weight": np.ones(1, np.float32),
+            "size": np.array([image.shape[:2]], np.int32),
+        }
+        prediction = jax.device_get(predict(self.params, self.model_state, batch))
+        finished = method.finish(prediction, batch)
+        return {name: np.asarray(value)[0] for name, value in finished.items()}
+
+
+def load(path_or_name: Path | str, *, step: int | str = "best") -> Predictor:
+    """Opens a trained run.
+
+    The run's own copy of its experiment is executed: open only runs that you trust.
+
+    Args:
+        path_or_name: the run's folder.
+        step: "best" by the experiment's figure, "latest", or the number of a step that is kept.
+
+    Raises:
+        InputError: if it is no run, has no such checkpoint, or the checkpoint is damaged.
+    """
+    file, config = open_run(path_or_name)
+    experiment = file.build(config)
+    schedule = experiment.schedule
+    folder = Path(path_or_name) / "checkpoints"
+    if not folder.is_dir():
+        raise InputError(f"{path_or_name}: this run has no checkpoint yet; train first")
+    checkpoints = Checkpoints(folder, best=schedule.best, lowest=schedule.lowest, read_only=True)
+    number = {"best": checkpoints.best, "latest": checkpoints.latest}.get(step, step)
+    method = experiment.method()
+    example = {k: jnp.asarray(v) for k, v in experiment.example.items()}
+    like = jax.eval_shape(method.init, jax.random.key(0), example)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params, model_state = checkpoints.restore_variables(like, device, number)
+    checkpoints.close()
+    return Predictor(experiment, params, model_state, int(number or 0))

@@ -1,0 +1,72 @@
+"""What an experiment file hands to training, evaluation and prediction.
+
+An experiment is a Python file with
+
+    a frozen dataclass `Config`, every field with a default;
+    `VARIANTS`, a dict of named `Config`s, the first of which is the default;
+    `build(config) -> Experiment`.
+
+The slots that need data are functions, so that a trained run predicts without any.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseg.train.phases import Phase
+from jaxseg.types import Batch, Method, Metric, Prediction
+
+
+class Evaluation(NamedTuple):
+    """One row of an evaluation: figures of a method on data."""
+
+    method: Method
+    metric: Metric
+    data: Iterable[Batch]
+    """Finite host batches; may be iterated again."""
+    inputs: tuple[str, ...] = ("image", "index", "weight", "size")
+    """What of the batch the method's `predict` is given, on the device."""
+
+
+class Schedule(NamedTuple):
+    """The numbers that the loop needs; None or 0 turns a thing off."""
+
+    steps: int
+    seed: int = 0
+    accumulate: int = 1
+    ema_decay: float | None = None
+    log_every: int = 50
+    save_every: int = 500
+    evaluate_every: int = 0
+    best: str = ""
+    """The evaluation figure by which the best checkpoint is kept, such as "100/asa"."""
+    lowest: bool = False
+    """Whether a smaller `best` is better."""
+
+
+class Experiment(NamedTuple):
+    """What `build(config)` returns."""
+
+    schedule: Schedule
+    method: Callable[..., Method]
+    """`method(**options)`: the Method to predict with; every option has a default."""
+    example: Batch
+    """A batch of the smallest shapes, which `Method.init` reads when weights are loaded."""
+    phases: Callable[[Path], Sequence[Phase]]
+    """The data folder -> what to train."""
+    evaluations: Callable[[Path, str], Mapping[str, Evaluation]]
+    """(the data folder, split) -> rows by name; figures are called "row/figure"."""
+    validation: str
+    """The split that is evaluated during training; "" for none."""
+    picture: Callable[[Prediction, Batch], np.ndarray] | None = None
+    """Draws the first example of a batch: uint8 `[H, W, 3]`."""
+
+
+class ExperimentFile(NamedTuple):
+    """The three names of an experiment file."""
+
+    Config: type
+    VARIANTS: Mapping[str, Any]
+    build: Callable[[Any], Experiment]
