@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -99,7 +100,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         params, model_state = evaluation_variables(state)
-        variables = {"params": params, "model_state": model_state}
+        variables = {"step": state.step, "params": params, "model_state": model_state}
         try:
             self._manager.save(
                 step,
@@ -141,14 +142,15 @@ class Checkpoints:
             InputError: if there is none, it is damaged, or it belongs to another network.
         """
         params, model_state = evaluation_variables(like)
-        variables = {"params": params, "model_state": model_state}
+        variables = {"step": like.step, "params": params, "model_state": model_state}
         items = self._restore(
             step,
             variables=ocp.args.StandardRestore(_abstract(variables)),
             training=ocp.args.StandardRestore(_abstract(_training(like))),
             data=ocp.args.JsonRestore(),
         )
-        training, variables = items.training, items.variables
+        training = items.training
+        variables = {k: items.variables[k] for k in ("params", "model_state")}
         averaged = like.ema is not None
         state = TrainState(
             step=training["step"],
@@ -175,7 +177,11 @@ class Checkpoints:
         """
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            {"params": like[0], "model_state": like[1]},
+            {
+                "step": jax.ShapeDtypeStruct((), jnp.int32),
+                "params": like[0],
+                "model_state": like[1],
+            },
         )
         items = self._restore(step, variables=ocp.args.StandardRestore(target))
         return items.variables["params"], items.variables["model_state"]

@@ -58,8 +58,8 @@ class Experiment(NamedTuple):
     """The data folder -> what to train."""
     evaluations: Callable[[Path, str], Mapping[str, Evaluation]]
     """(the data folder, split) -> rows by name; figures are called "row/figure"."""
-    validation: str
-    """The split that is evaluated during training; "" for none."""
+    validation: Callable[[Path], Mapping[str, Evaluation]] | None = None
+    """The data folder -> what is evaluated during training."""
     picture: Callable[[Prediction, Batch], np.ndarray] | None = None
     """Draws the first example of a batch: uint8 `[H, W, 3]`."""
 

@@ -119,7 +119,7 @@ def fit(
                     meter.restart()
                 if _due(step, schedule.save_every) or last:
                     save()
-            if signals.caught is not None and step < schedule.steps:
+            if checkpoints.latest is None or (signals.caught is not None and step < schedule.steps):
                 save()
     finally:
         log.close()

@@ -1,0 +1,7 @@
+"""`python -m jaxseg`."""
+
+import sys
+
+from jaxseg.cli import main
+
+sys.exit(main())

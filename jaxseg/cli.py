@@ -1,0 +1,82 @@
+"""The command `jaxseg`: finds the subcommand, and turns a user's error into one line."""
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "train on the bundled images for two minutes and draw what came of it",
+    "superpixels": "cut images into superpixels",
+    "train": "train an experiment, or go on with it",
+    "evaluate": "measure a trained run on a split of its data",
+    "predict": "apply a trained run to images",
+    "data": "convert the official release of a data set",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status.
+
+    0 is success. 2 is an error that the user can mend, told in one line on stderr. 128 + n means
+    that training was stopped by signal n, after it saved.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in ("--version", "-V"):
+        from jaxseg import __version__
+
+        print(f"jaxseg {__version__}")
+        return 0
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(_help())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(f"jaxseg: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    import importlib
+
+    from jaxseg.types import InputError
+
+    try:
+        _set_up_jax()
+        command = importlib.import_module(f"jaxseg.commands.{name}")
+        return command.run(rest)
+    except (InputError, ArithmeticError, OSError) as error:
+        print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxseg: stopped", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: jaxseg COMMAND ...",
+            "",
+            "Learns to segment images: superpixels, in JAX.",
+            "",
+            *lines,
+            "",
+            "jaxseg COMMAND --help tells the options; jaxseg --version the version.",
+        ]
+    )
+
+
+def _set_up_jax() -> None:
+    """Keeps compiled programs from one command to the next."""
+    import os
+    from pathlib import Path
+
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxseg"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

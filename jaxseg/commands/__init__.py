@@ -1,0 +1,1 @@
+"""One module per subcommand: its options as a dataclass, and `run(argv) -> exit status`."""

@@ -1,0 +1,51 @@
+"""`jaxseg evaluate`: measures a trained run on a split of its data."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxseg.commands.options import parse, progress, table
+from jaxseg.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measures a trained run on a split of its data, and keeps the figures in the run's folder."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    data: Path
+    """The folder of the data."""
+    split: str = "test"
+    """Which part of the data."""
+    checkpoint: Literal["best", "latest"] = "best"
+    """By the experiment's figure on its validation data, or the last."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses, measures, prints and writes `evaluation_SPLIT.json`."""
+    import jax
+
+    from jaxseg.predictor import load
+    from jaxseg.train.evaluate import evaluate
+    from jaxseg.train.sharding import data_mesh, replicated
+
+    options = parse(Evaluate, argv, "evaluate")
+    predictor = load(options.run, step=options.checkpoint)
+    if not options.data.is_dir():
+        raise InputError(f"{options.data}: no such data folder; check --data")
+    rows = predictor.experiment.evaluations(options.data, options.split)
+    mesh = data_mesh()
+    variables = jax.device_put((predictor.params, predictor.model_state), replicated(mesh))
+    figures = evaluate(rows, *variables, mesh, progress=progress)
+    print(f"{options.run}, step {predictor.step}, {options.split}")
+    print(table(figures))
+    record = {"step": predictor.step, "split": options.split, "figures": figures}
+    path = options.run / f"evaluation_{options.split.replace('+', '_')}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written to {path}")
+    return 0

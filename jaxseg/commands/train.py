@@ -1,0 +1,126 @@
+"""`jaxseg train`: trains an experiment, or goes on with it."""
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from jaxseg.commands.options import progress, table
+from jaxseg.types import InputError
+
+
+def run(argv: Sequence[str]) -> int:
+    """Parses, trains, and says where the results are."""
+    options, config = _parse(argv)
+    return train(options.experiment, config, options.data, options.workdir)
+
+
+def train(experiment_file: Path, config: Any, data: Path, workdir: Path) -> int:
+    """Trains in `workdir`, or goes on there; returns the exit status.
+
+    Raises:
+        InputError: if the run, the data or the config cannot be used.
+        NotFiniteError: if training diverged.
+    """
+    from jaxseg.train import fit
+    from jaxseg.train.run_folder import create_run, load_experiment
+    from jaxseg.train.sharding import data_mesh
+
+    experiment = load_experiment(experiment_file).build(config)
+    if not data.is_dir():
+        raise InputError(f"{data}: no such data folder; check --data")
+    phases = experiment.phases(data)
+    mesh = data_mesh()
+    validation = experiment.validation(data) if experiment.validation else {}
+    create_run(workdir, experiment_file, config)
+    evaluate = _evaluation(validation, experiment.picture, mesh) if validation else None
+    result = fit(phases, experiment.schedule, workdir, evaluate=evaluate, mesh=mesh)
+    step = int(result.state.step)
+    if result.stopped_by is not None:
+        print(f"stopped by signal {result.stopped_by} at step {step} and saved in {workdir}; ")
+        print("the same command goes on from there")
+        return 128 + result.stopped_by
+    print(f"{workdir}: trained to step {step}")
+    if result.figures:
+        print(table(result.figures))
+    return 0
+
+
+def _evaluation(rows: Mapping[str, Any], draw: Any, mesh: Any):
+    from jaxseg.train import evaluation_variables
+    from jaxseg.train.evaluate import evaluate
+    from jaxseg.train.sharding import fetch, pad_batch, put_batch
+
+    compiled: dict[str, Any] = {}
+
+    def run_evaluation(state: Any, step: int, log: Any) -> dict[str, float]:
+        variables = evaluation_variables(state)
+        figures = evaluate(rows, *variables, mesh, compiled=compiled, progress=progress)
+        if draw is not None:
+            name, row = next(iter(rows.items()))
+            batch = pad_batch(next(iter(row.data)), mesh.size)
+            inputs = {k: v for k, v in batch.items() if k in row.inputs}
+            prediction = fetch(compiled[name](*variables, put_batch(inputs, mesh)))
+            log.picture(step, name, draw(row.method.finish(prediction, batch), batch))
+        return figures
+
+    return run_evaluation
+
+
+def _parse(argv: Sequence[str]) -> tuple[Any, Any]:
+    """The experiment's own config is part of the command, so its file is loaded first."""
+    import tyro
+
+    from jaxseg.train.run_folder import load_experiment
+
+    experiment = next((a for a in argv if a.endswith(".py")), None)
+    if experiment is None:
+        wanted = {"-h", "--help"} & set(argv)
+        print(
+            "usage: jaxseg train EXPERIMENT.py --data DIR --workdir DIR [--variant NAME] "
+            "[any field of its Config]\n"
+            "jaxseg train EXPERIMENT.py --help tells its fields.",
+            file=sys.stdout if wanted else sys.stderr,
+        )
+        raise SystemExit(0 if wanted else 2)
+    file = load_experiment(experiment)
+    variants = list(file.VARIANTS)
+    variant = _variant(argv) or variants[0]
+    if variant not in file.VARIANTS:
+        raise InputError(f"{experiment}: no variant {variant!r}; there are {', '.join(variants)}")
+    options = dataclasses.make_dataclass(
+        "Train",
+        [
+            (
+                "experiment",
+                Annotated[Path, tyro.conf.arg(help="the experiment file"), tyro.conf.Positional],
+            ),
+            ("data", Annotated[Path, tyro.conf.arg(help="the folder of the data")]),
+            (
+                "workdir",
+                Annotated[
+                    Path, tyro.conf.arg(help="the run's folder; given again, the run goes on")
+                ],
+            ),
+            ("config", Annotated[file.Config, tyro.conf.arg(name="")], file.VARIANTS[variant]),
+            (
+                "variant",
+                Annotated[
+                    str, tyro.conf.arg(help=f"the numbers to begin with: {', '.join(variants)}")
+                ],
+                variant,
+            ),
+        ],
+    )
+    parsed = tyro.cli(options, prog="jaxseg train", args=list(argv))
+    return parsed, parsed.config
+
+
+def _variant(argv: Sequence[str]) -> str | None:
+    for i, argument in enumerate(argv):
+        if argument == "--variant" and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith("--variant="):
+            return argument.partition("=")[2]
+    return None

@@ -1,0 +1,1 @@
+"""Methods tied to data: what several experiments of one kind share."""

@@ -1,0 +1,212 @@
+"""Training SSN on any folder of segmentations; the experiments choose the numbers."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optax
+
+from jaxseg import data, metrics, viz
+from jaxseg.methods import ssn
+from jaxseg.models import ssn as networks
+from jaxseg.ops.slic import grid_shape
+from jaxseg.train import Evaluation, Experiment, Phase, Schedule
+from jaxseg.train.optimizers import cosine
+from jaxseg.types import Batch, InputError, Method, Network, Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The numbers of an SSN training; the defaults are the paper's (section 5).
+
+    Attributes:
+        network: "deep", "linear", or "pix", which has nothing to train.
+        num_features: k of the paper, the five inputs included.
+        width: channels of the deep network.
+        train_superpixels: numbers of superpixels in a crop; of several, training cycles.
+        train_iters: v when training.
+        num_iters: v when predicting.
+        compactness: weight of the compactness loss.
+        position_scale: η of the position features.
+        crop_size: side of a training crop in pixels.
+        scale_mean: mean of the random scale before it is clipped.
+        batch_size: crops in a step.
+        steps: in all.
+        learning_rate: of Adam; its peak where it decays.
+        decay: "constant", or "cosine" to a hundredth over `steps`.
+        ema_decay: of the moving average of the weights, which then predicts; 0: none.
+        train_split: such as "train+val".
+        validation_split: evaluated during training; "": none.
+        validation_superpixels: numbers asked for during training; the first chooses the best.
+        evaluation_superpixels: numbers asked for by `jaxseg evaluate`.
+        seed: of weights and data.
+        log_every: steps.
+        save_every: steps.
+        evaluate_every: steps; 0: only at the end.
+    """
+
+    network: Literal["deep", "linear", "pix"] = "deep"
+    num_features: int = 20
+    width: int = 64
+    train_superpixels: tuple[int, ...] = (100,)
+    train_iters: int = 5
+    num_iters: int = 10
+    compactness: float = 1e-5
+    position_scale: float = ssn.POSITION_SCALE
+    crop_size: int = 201
+    scale_mean: float = 1.0
+    batch_size: int = 8
+    steps: int = 500_000
+    learning_rate: float = 1e-4
+    decay: Literal["constant", "cosine"] = "constant"
+    ema_decay: float = 0.0
+    train_split: str = "train+val"
+    validation_split: str = ""
+    validation_superpixels: tuple[int, ...] = (100, 400)
+    evaluation_superpixels: tuple[int, ...] = (50, 100, 200, 300, 500, 900)
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 1000
+    evaluate_every: int = 0
+
+
+CACHE_BYTES = 1 << 30
+
+
+def build(config: Config) -> Experiment:
+    """The experiment of a config.
+
+    Raises:
+        InputError: if a number cannot be used.
+    """
+    _check(config)
+    network = _network(config)
+
+    def method(*, num_superpixels: int = config.evaluation_superpixels[0]) -> Method:
+        return ssn.method(
+            network,
+            num_superpixels=num_superpixels,
+            num_iters=config.num_iters,
+            train_iters=config.train_iters,
+            compactness=config.compactness,
+            position_scale=config.position_scale,
+        )
+
+    def phases(folder: Path) -> Sequence[Phase]:
+        source = data.open_data(
+            folder, config.train_split, as_partition=True, cache_bytes=CACHE_BYTES
+        )
+        if source.info.kind not in ("partition", "classes"):
+            raise InputError(f"{folder}: holds {source.info.kind} images; SSN learns from labels")
+        batches = data.train_batches(
+            source, batch_size=config.batch_size, seed=config.seed, transform=_augment(config)
+        )
+        optimizer = optax.adam(
+            config.learning_rate
+            if config.decay == "constant"
+            else cosine(config.learning_rate, config.steps, end=0.01)
+        )
+        return [
+            Phase(f"k{k}", method(num_superpixels=k), optimizer, 1, batches)
+            for k in config.train_superpixels
+        ]
+
+    def rows(folder: Path, split: str, counts: Sequence[int]) -> Mapping[str, Evaluation]:
+        source = data.open_data(
+            folder, split, annotations="all", as_partition=True, cache_bytes=CACHE_BYTES
+        )
+        for i in range(len(source)):
+            height, width, _ = source.extent(i)
+            if max(counts) > height * width // 4:
+                raise InputError(
+                    f"{folder}: {source.ids[i]} ({height}x{width}) is too small for "
+                    f"{max(counts)} superpixels; lower evaluation_superpixels"
+                )
+        batches = data.eval_batches(source, batch_size=1)
+        return {
+            str(k): Evaluation(method(num_superpixels=k), metrics.superpixel(), batches)
+            for k in counts
+        }
+
+    def validation(folder: Path) -> Mapping[str, Evaluation]:
+        return rows(folder, config.validation_split, config.validation_superpixels)
+
+    return Experiment(
+        schedule=Schedule(
+            steps=config.steps,
+            seed=config.seed,
+            ema_decay=config.ema_decay or None,
+            log_every=config.log_every,
+            save_every=config.save_every,
+            evaluate_every=config.evaluate_every,
+            best=f"{config.validation_superpixels[0]}/asa" if config.validation_split else "",
+        ),
+        method=method,
+        example={"image": np.zeros((1, 32, 32, 3), np.uint8)},
+        phases=phases,
+        evaluations=lambda folder, split: rows(folder, split, config.evaluation_superpixels),
+        validation=validation if config.validation_split else None,
+        picture=picture,
+    )
+
+
+def picture(prediction: Prediction, batch: Batch) -> np.ndarray:
+    """The first image of the batch with its superpixels, and in their mean colours."""
+    image, labels = batch["image"][0], np.asarray(prediction["superpixels"])[0]
+    panels = [viz.overlay_boundaries(image, labels), viz.mean_color(image, labels)]
+    return np.concatenate(panels, axis=1)
+
+
+def compact_labels(label: np.ndarray) -> np.ndarray:
+    """Numbers the segments that a crop still holds from 0; -1 stays.
+
+    The loss has a channel for each number, so that gaps would waste channels.
+    """
+    found, compact = np.unique(label, return_inverse=True)
+    return (compact.reshape(label.shape) - np.sum(found < 0)).astype(np.int32)
+
+
+class _augment:
+    """The random crop of the recipe; a class, because worker processes must unpickle it."""
+
+    def __init__(self, config: Config):
+        self.crop_size, self.scale_mean = config.crop_size, config.scale_mean
+
+    def __call__(self, example: Any, rng: np.random.Generator) -> dict[str, Any]:
+        crop = data.random_crop_flip_scale(
+            example, rng, crop_size=self.crop_size, scale_mean=self.scale_mean
+        )
+        return {**crop, "label": compact_labels(crop["label"])}
+
+
+def _network(config: Config) -> Network:
+    if config.network == "deep":
+        return networks.deep(num_features=config.num_features, width=config.width)
+    if config.network == "linear":
+        return networks.linear(num_features=config.num_features)
+    return networks.pix()
+
+
+def _check(config: Config) -> None:
+    if config.network not in ("deep", "linear", "pix"):
+        raise InputError(f"network is {config.network!r}; choose deep, linear or pix")
+    for name in ("train_superpixels", "validation_superpixels", "evaluation_superpixels"):
+        if not getattr(config, name):
+            raise InputError(f"{name} is empty; give at least one number")
+    positive = ("crop_size", "batch_size", "width", "train_iters", "num_iters", "log_every")
+    for name in positive:
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} is {getattr(config, name)}; give 1 or more")
+    if config.steps < 0:
+        raise InputError(f"steps is {config.steps}; give 0 or more")
+    if config.num_features <= networks.NUM_INPUTS:
+        raise InputError(f"num_features is {config.num_features}; give more than 5")
+    for k in config.train_superpixels:
+        try:
+            grid_shape(config.crop_size, config.crop_size, k)
+        except ValueError as error:
+            raise InputError(f"train_superpixels: {error}") from error
+    if min(config.validation_superpixels + config.evaluation_superpixels) < 1:
+        raise InputError("a number of superpixels is below 1; give 1 or more")

@@ -1,0 +1,235 @@
+"""Pictures of segmentations: outlines, mean colours, colour maps, sheets, curves.
+
+Everything takes and gives NumPy arrays on the host. Images are `[H, W]`, `[H, W, 1]` or
+`[H, W, 3]`, uint8 or float in [0, 1]; what comes back is uint8 RGB `[H, W, 3]`. Pixels of label -1
+belong to no region.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from numpy.typing import ArrayLike
+
+_INK = (38, 40, 44)
+_QUIET = (112, 116, 122)
+# Okabe and Ito's palette for the colour-blind, the palest two left out; marks differ as well.
+_CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = "osD^vP"
+
+
+def _rgb(image: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(f"image of shape {image.shape}: expected [H, W], [H, W, 1] or [H, W, 3]")
+    if np.issubdtype(image.dtype, np.floating):
+        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    elif image.dtype == np.bool_:
+        image = image.astype(np.uint8) * 255
+    elif image.dtype != np.uint8:
+        raise ValueError(f"image of type {image.dtype}: expected uint8, or float in [0, 1]")
+    return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
+
+
+def boundaries(labels: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Marks thin outlines: pixels whose right or lower neighbour has another label."""
+    marked = np.zeros(labels.shape, bool)
+    marked[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    marked[:-1] |= labels[:-1] != labels[1:]
+    return marked
+
+
+def overlay_boundaries(
+    image: np.ndarray,
+    labels: Int[np.ndarray, "h w"],
+    *,
+    color: tuple[int, int, int] = (255, 221, 0),
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws the outlines of regions, one pixel wide, over an image.
+
+    Args:
+        image: as in the module's documentation.
+        labels: regions or classes.
+        color: red, green, blue, 0..255.
+
+    Returns:
+        The picture.
+    """
+    picture = _rgb(image)
+    picture[boundaries(labels)] = color
+    return picture
+
+
+def mean_color(image: np.ndarray, labels: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints every region in its mean colour; pixels of label -1 keep their own."""
+    picture = _rgb(image)
+    inside = labels >= 0
+    _, index = np.unique(labels[inside], return_inverse=True)
+    values = picture[inside].astype(np.float64)
+    sums = np.stack([np.bincount(index, values[:, c]) for c in range(3)], axis=1)
+    means = sums / np.bincount(index)[:, None]
+    picture[inside] = np.round(means[index]).astype(np.uint8)
+    return picture
+
+
+def colorize(
+    labels: Int[np.ndarray, "h w"], *, colors: UInt8[np.ndarray, "n 3"] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Gives each label a colour that depends on its number alone; -1 is black.
+
+    Args:
+        labels: regions or classes.
+        colors: the colour of each class. By default hues go round by the golden ratio, in three
+            turns of saturation and brightness, so that near numbers have unlike colours.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: a label beyond the end of `colors`.
+    """
+    ids, index = np.unique(labels, return_inverse=True)
+    if colors is None:
+        table = _distinct_colors(ids)
+    else:
+        if ids[-1] >= len(colors):
+            raise ValueError(f"label {ids[-1]} has none of the {len(colors)} colors")
+        table = colors[ids]
+    table[ids < 0] = 0
+    return table[index.reshape(labels.shape)]
+
+
+def _distinct_colors(ids: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
+    hue = np.mod(0.58 + ids * 0.6180339887498949, 1.0)
+    turn = np.mod(ids, 3)
+    saturation = np.array([0.60, 0.42, 0.70])[turn]
+    value = np.array([0.90, 0.74, 0.95])[turn]
+    # HSV: each channel falls from `value` by how far its own sector lies from the hue.
+    sector = np.mod(np.array([5.0, 3.0, 1.0]) + 6.0 * hue[:, None], 6.0)
+    fall = np.clip(np.minimum(sector, 4.0 - sector), 0.0, 1.0)
+    return np.round(255 * value[:, None] * (1 - saturation[:, None] * fall)).astype(np.uint8)
+
+
+def comparison_sheet(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    *,
+    captions: Sequence[Sequence[str]] | None = None,
+    cell_size: int = 320,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Lays pictures out in a table on white, scaled to cells of one width.
+
+    Args:
+        rows: the pictures, row by row, images as in the module's documentation.
+        titles: one per column, above it.
+        captions: a line below each picture, the shape of `rows`; "" for none.
+        cell_size: width of a cell and greatest height of a picture, in pixels.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        ValueError: a row or its captions are not as many as the titles.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    if captions is not None and len(captions) != len(rows):
+        raise ValueError(f"{len(captions)} rows of captions for {len(rows)} rows of pictures")
+    for line in (*rows, *(captions or ())):
+        if len(line) != len(titles):
+            raise ValueError(f"a row of {len(line)} for {len(titles)} titles")
+    gap = max(cell_size // 24, 6)
+    title_size, caption_size = max(cell_size / 18, 11), max(cell_size / 22, 10)
+    title_font = ImageFont.load_default(title_size)
+    caption_font = ImageFont.load_default(caption_size)
+    head, foot = int(1.9 * title_size), int(1.9 * caption_size) if captions else 0
+
+    table = [[_fit(_rgb(picture), cell_size) for picture in row] for row in rows]
+    heights = [max((picture.height for picture in row), default=0) for row in table]
+    width = gap + len(titles) * (cell_size + gap)
+    sheet = Image.new("RGB", (width, head + gap + sum(h + foot + gap for h in heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    left = [gap + column * (cell_size + gap) for column in range(len(titles))]
+
+    def write(text: str, x: int, y: int, font: Any, fill: tuple[int, int, int]) -> None:
+        text = _shorten(text, lambda part: draw.textlength(part, font=font) <= cell_size)
+        draw.text((x + cell_size / 2, y), text, font=font, fill=fill, anchor="mm")
+
+    for x, title in zip(left, titles, strict=True):
+        write(title, x, (gap + head) // 2, title_font, _INK)
+    y = head + gap // 2
+    for number, (row, height) in enumerate(zip(table, heights, strict=True)):
+        for column, picture in enumerate(row):
+            inset = (cell_size - picture.width) // 2, (height - picture.height) // 2
+            sheet.paste(picture, (left[column] + inset[0], y + inset[1]))
+            if captions is not None:
+                text = captions[number][column]
+                write(text, left[column], y + height + foot // 2, caption_font, _QUIET)
+        y += height + foot + gap
+    return np.asarray(sheet)
+
+
+def _fit(picture: UInt8[np.ndarray, "h w 3"], size: int):
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    scale = size / max(image.size)
+    shape = max(round(image.width * scale), 1), max(round(image.height * scale), 1)
+    smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    return image.resize(shape, smooth)
+
+
+def _shorten(text: str, fits) -> str:
+    if fits(text):
+        return text
+    while text and not fits(text + "…"):
+        text = text[:-1]
+    return text + "…"
+
+
+def curve_plot(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Plots curves, 960×600 pixels, in colours and marks that the colour-blind can tell apart.
+
+    Args:
+        series: name to (x, y), two arrays or lists of one length; not-finite points leave gaps.
+        xlabel: what x is, with its unit.
+        ylabel: what y is, with its unit.
+        title: above the plot.
+
+    Returns:
+        The picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, (x, y)) in enumerate(series.items()):
+        color = _CURVES[number % len(_CURVES)]
+        sparse = np.size(x) <= 30
+        marker = _MARKERS[number % len(_MARKERS)] if sparse else None
+        dashes = "-" if number < len(_CURVES) else "--"
+        thick = 1.8 if sparse else 1.1
+        axes.plot(x, y, dashes, color=color, marker=marker, ms=5, lw=thick, label=name)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    if title:
+        axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    axes.grid(color="#e3e5e8", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#9a9ea5")
+    axes.tick_params(color="#9a9ea5", labelsize=9)
+    if series:
+        axes.legend(frameon=False, fontsize=9)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
