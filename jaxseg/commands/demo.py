@@ -197,7 +197,8 @@ def _page(
 ) -> str:
     head = "".join(f"<th>{html.escape(c)}</th>" for c in ("asked", "method", *COLUMNS.values()))
     body = "".join(
-        f"<tr{' class=ours' if name == LEARNED else ''}><td>{number}</td><td>{html.escape(name)}</td>"
+        f"<tr{' class=ours' if name == LEARNED else ''}>"
+        f"<td>{number}</td><td>{html.escape(name)}</td>"
         + "".join(f"<td>{values[c]:.4f}</td>" for c in COLUMNS)
         + "</tr>"
         for number, methods in figures.items()
