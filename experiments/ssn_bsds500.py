@@ -19,11 +19,11 @@ VARIANTS = {
     "small": Config(
         width=32,
         batch_size=4,
-        steps=2000,
+        steps=2400,
         learning_rate=2e-3,
         decay="cosine",
         ema_decay=0.99,
-        save_every=250,
+        save_every=200,
     ),
     # No network: what the learned features have to beat. Nothing is trained.
     "pix": Config(network="pix", steps=0),

@@ -2,16 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
+from jaxseg.ops import _blocks
 from jaxseg.ops.slic import pool, unpool
 
 _EPSILON = 1e-10
+_MIN_MASS = 1e-3
 
 
 def reconstruction(
     affinity: Float[Array, "b h w 9"],
-    target: Float[Array, "b h w c"] | Int[Array, "b h w"],
+    target: Float[Array, "b h w c"] | Integer[Array, "b h w"],
     grid: tuple[int, int],
     *,
     num_labels: int = 50,
@@ -36,6 +38,7 @@ def reconstruction(
     """
     if jnp.issubdtype(target.dtype, jnp.floating):
         return jax.vmap(lambda q, r: _real(q, r, grid))(affinity, target)
+    target = target.astype(jnp.int32)
     counts = (target != ignore_label) & (target >= 0) & (target < num_labels)
     return jax.vmap(lambda q, label, c: _labels(q, label, c, grid, num_labels))(
         affinity, target, counts
@@ -43,12 +46,19 @@ def reconstruction(
 
 
 def _labels(affinity, label, counts, grid, num_labels):
-    counts = counts.astype(affinity.dtype)
-    one_hot = jax.nn.one_hot(label, num_labels, dtype=affinity.dtype) * counts[..., None]
-    means = pool(one_hot, affinity * counts[..., None], grid)
-    told = jnp.sum(unpool(means, affinity, grid) * one_hot, axis=-1)
-    loss = -jnp.log(told + _EPSILON) * counts
-    return jnp.sum(loss) / jnp.maximum(jnp.sum(counts), 1)
+    """In blocks throughout: maps of `num_labels` channels would cost more than the clustering."""
+    blocks = _blocks.layout(*label.shape, grid, "floor")
+    q = _blocks.to_blocks(affinity * counts[..., None].astype(affinity.dtype), blocks)
+    inside = _blocks.to_blocks(jnp.where(counts, label, -1)[..., None] + 1, blocks) - 1
+    one_hot = (inside == jnp.arange(num_labels)[None, None, None]).astype(affinity.dtype)
+    sums = _blocks.neighbors_transpose(_blocks.matmul(q.mT, one_hot))
+    mass = _blocks.neighbors_transpose(jnp.sum(q, axis=2)[..., None])
+    means = sums / jnp.maximum(mass, _MIN_MASS)
+    # What each of the nine candidates says of the pixel's own label.
+    likelihood = _blocks.matmul(one_hot, _blocks.neighbors(means).mT)
+    told = jnp.sum(likelihood * q, axis=-1)
+    loss = jnp.where(inside[..., 0] >= 0, -jnp.log(told + _EPSILON), 0)
+    return jnp.sum(loss) / jnp.maximum(jnp.sum(counts), 1).astype(loss.dtype)
 
 
 def _real(affinity, target, grid):

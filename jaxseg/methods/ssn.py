@@ -59,7 +59,7 @@ def method(
     network = networks.pix() if network is None else network
 
     def assign(variables: Any, batch: Batch, iters: int, **options: Any):
-        image = to_float(batch["image"])
+        image = jax.vmap(to_float)(batch["image"])
         grid = grid_shape(*image.shape[1:3], num_superpixels)
         inputs = input_features(image, grid, position_scale=position_scale, color_scale=color_scale)
         with jax.named_scope("network"):
