@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ class Predictor:
         return {name: np.asarray(value)[0] for name, value in finished.items()}
 
 
-def load(path_or_name: Path | str, *, step: int | str = "best") -> Predictor:
+def load(path_or_name: Path | str, *, step: int | Literal["best", "latest"] = "best") -> Predictor:
     """Opens a trained run.
 
     The run's own copy of its experiment is executed: open only runs that you trust.
@@ -87,7 +87,10 @@ def load(path_or_name: Path | str, *, step: int | str = "best") -> Predictor:
     if not folder.is_dir():
         raise InputError(f"{path_or_name}: this run has no checkpoint yet; train first")
     checkpoints = Checkpoints(folder, best=schedule.best, lowest=schedule.lowest, read_only=True)
-    number = {"best": checkpoints.best, "latest": checkpoints.latest}.get(step, step)
+    if isinstance(step, int):
+        number: int | None = step
+    else:
+        number = checkpoints.best if step == "best" else checkpoints.latest
     method = experiment.method()
     example = {k: jnp.asarray(v) for k, v in experiment.example.items()}
     like = jax.eval_shape(method.init, jax.random.key(0), example)

@@ -40,8 +40,10 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"{options.data}: no such data folder; check --data")
     rows = predictor.experiment.evaluations(options.data, options.split)
     mesh = data_mesh()
-    variables = jax.device_put((predictor.params, predictor.model_state), replicated(mesh))
-    figures = evaluate(rows, *variables, mesh, progress=progress)
+    params, model_state = jax.device_put(
+        (predictor.params, predictor.model_state), replicated(mesh)
+    )
+    figures = evaluate(rows, params, model_state, mesh, progress=progress)
     print(f"{options.run}, step {predictor.step}, {options.split}")
     print(table(figures))
     record = {"step": predictor.step, "split": options.split, "figures": figures}

@@ -78,8 +78,8 @@ def table(figures: dict[str, float]) -> str:
         rows.setdefault(row, {})[figure] = value
     columns = list(dict.fromkeys(c for row in rows.values() for c in row))
     lines = [["", *columns]]
-    for name, row in rows.items():
-        lines.append([name, *(f"{row[c]:.4f}" if c in row else "" for c in columns)])
+    for name, cells in rows.items():
+        lines.append([name, *(f"{cells[c]:.4f}" if c in cells else "" for c in columns)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
     return "\n".join(
         "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines

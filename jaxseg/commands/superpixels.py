@@ -74,6 +74,8 @@ def make_segmenter(weights: str) -> Callable[[np.ndarray, int, bool], np.ndarray
         InputError: if `weights` is neither "pix" nor a run of SSN. The function itself raises
             ValueError where the number does not fit the image.
     """
+    import jax.numpy as jnp
+
     from jaxseg.methods import ssn
     from jaxseg.ops.connectivity import set_region_count
     from jaxseg.ops.slic import grid_shape
@@ -86,7 +88,8 @@ def make_segmenter(weights: str) -> Callable[[np.ndarray, int, bool], np.ndarray
         predictor = load(weights)
 
     def segment(image: np.ndarray, number: int, exact: bool = False) -> np.ndarray:
-        grid = grid_shape(*image.shape[:2], number)
+        height, width, _ = image.shape
+        grid = grid_shape(height, width, number)
         try:
             labels = predictor(image, num_superpixels=number)["superpixels"]
         except (TypeError, KeyError) as error:
@@ -97,7 +100,8 @@ def make_segmenter(weights: str) -> Callable[[np.ndarray, int, bool], np.ndarray
         wanted = number if exact else min(max(count, least), most)
         if count == wanted:
             return labels
-        features = np.asarray(ssn.input_features(image[None] / np.float32(255), grid)[0])
+        scaled = jnp.asarray(image[None] / np.float32(255))
+        features = np.asarray(ssn.input_features(scaled, grid)[0])
         return set_region_count(labels, wanted, features)
 
     return segment

@@ -113,7 +113,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Any]:
             ),
         ],
     )
-    parsed = tyro.cli(options, prog="jaxseg train", args=list(argv))
+    parsed: Any = tyro.cli(options, prog="jaxseg train", args=list(argv))
     return parsed, parsed.config
 
 

@@ -60,7 +60,7 @@ def method(
 
     def assign(variables: Any, batch: Batch, iters: int, **options: Any):
         image = jax.vmap(to_float)(batch["image"])
-        grid = grid_shape(*image.shape[1:3], num_superpixels)
+        grid = grid_shape(image.shape[1], image.shape[2], num_superpixels)
         inputs = input_features(image, grid, position_scale=position_scale, color_scale=color_scale)
         with jax.named_scope("network"):
             features, model_state = network.apply(variables, inputs, **options)
@@ -161,7 +161,7 @@ def superpixels(
         color_scale: γ_c.
     """
     network = networks.pix() if network is None else network
-    grid = grid_shape(*image.shape[:2], num_superpixels)
+    grid = grid_shape(image.shape[0], image.shape[1], num_superpixels)
     inputs = input_features(
         image[None], grid, position_scale=position_scale, color_scale=color_scale
     )

@@ -45,7 +45,7 @@ class _Deep(nn.Module):
             norm = BatchNorm(self.momentum, affine=False, dtype=self.dtype, name=f"{name}_norm")
             return nn.relu(norm(y, train=train, mask=mask, axis_name=axis_name))
 
-        size = x.shape[1:3]
+        size = (x.shape[1], x.shape[2])
         full = block(block(x, "conv1"), "conv2")
         half = block(block(max_pool_3x3(full), "conv3"), "conv4")
         quarter = block(block(max_pool_3x3(half), "conv5"), "conv6")

@@ -72,7 +72,7 @@ def make_train_step(
                 )
             weight, weigh = jnp.ones(()) / collective.axis_size(axis_name), _scalar
         else:
-            weight, weigh = out.weight, _per_example(out.weight)
+            weight, weigh = out.weight, _per_example
         metrics = {name: weigh(m, weight, name) for name, m in out.metrics.items()}
         value = weigh(value, weight, "loss")
         sums = _Sums(
@@ -124,9 +124,10 @@ def make_train_step(
             variables = {"params": new_params, "model_state": model_state}
             ema = optax.incremental_update(variables, state.ema, 1 - ema_decay)
             new = new._replace(ema=ema)
-        kept = state._replace(key=None), new._replace(key=None)
-        new = jax.tree.map(lambda old, new: jnp.where(ok, new, old), *kept)
-        return new._replace(step=state.step + 1, key=state.key), {**metrics, "ok": ok}
+        new = jax.tree.map(
+            lambda old, new: old if old is new else jnp.where(ok, new, old), state, new
+        )
+        return new._replace(step=state.step + 1), {**metrics, "ok": ok}
 
     return step
 
@@ -137,17 +138,14 @@ def _scalar(value: Array, weight: Array, name: str) -> Array:
     return value * weight.astype(value.dtype)
 
 
-def _per_example(weight: Array) -> Callable[[Array, Array, str], Array]:
-    def weigh(value: Array, weight: Array, name: str) -> Array:
-        if value.shape != weight.shape or value.ndim != 1:
-            raise ValueError(
-                f"{name} must be one value per example, like weight {weight.shape}, "
-                f"but it is {value.shape}"
-            )
-        weight = jax.lax.stop_gradient(weight).astype(value.dtype)
-        return jnp.sum(jnp.where(weight > 0, weight * value, jnp.zeros_like(value)))
-
-    return weigh
+def _per_example(value: Array, weight: Array, name: str) -> Array:
+    if value.shape != weight.shape or value.ndim != 1:
+        raise ValueError(
+            f"{name} must be one value per example, like weight {weight.shape}, "
+            f"but it is {value.shape}"
+        )
+    weight = jax.lax.stop_gradient(weight).astype(value.dtype)
+    return jnp.sum(jnp.where(weight > 0, weight * value, jnp.zeros_like(value)))
 
 
 def _times(tree: PyTree, factor: Array) -> PyTree:
