@@ -6,6 +6,8 @@ model_state to predict with), `training` (the rest of the state), `data` (iterat
 """
 
 import logging
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +55,7 @@ class Checkpoints:
         """
         self.folder = Path(folder).absolute()
         self._best = best
+        self._failed = False
         _quiet_orbax()
         keep: policy.PreservationPolicy = policy.LatestN(1)
         best_fn = None
@@ -65,8 +68,8 @@ class Checkpoints:
             # A best_fn with max_to_keep would delete the latest checkpoint.
             keep = policy.AnyPreservationPolicy([keep, policy.BestN(get_metric_fn=best_fn, n=1)])
         try:
-            for left_over in [] if read_only else self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(left_over, ignore_errors=True)
+            if not read_only:
+                self._clear()
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -77,7 +80,10 @@ class Checkpoints:
                 ),
             )
         except OSError as error:
-            raise InputError(f"{self.folder}: cannot keep checkpoints here: {error}") from error
+            raise InputError(
+                f"{self.folder}: cannot keep checkpoints here ({_reason(error)}); "
+                "choose another --workdir"
+            ) from error
 
     @property
     def latest(self) -> int | None:
@@ -127,9 +133,21 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
-        self.wait()
-        self._manager.close()
+        """Waits and lets go of the folder.
+
+        Raises:
+            InputError: as `wait`; what the failed save left over is deleted.
+        """
+        try:
+            self.wait()
+            self._manager.close()
+        finally:
+            if self._failed:
+                self._clear()
+
+    def _clear(self) -> None:
+        for left_over in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left_over, ignore_errors=True)
 
     def restore(self, like: TrainState, step: int | None = None) -> Restored:
         """Reads a whole checkpoint back, onto the shardings of `like`.
@@ -205,9 +223,12 @@ class Checkpoints:
             ) from error
 
     def _unwritten(self, error: Exception) -> InputError:
-        kept = f"the checkpoint of step {self.latest} is whole" if self.latest else "none is kept"
+        self._failed = True
+        # The manager has forgotten already what it was to delete after this save.
+        whole = self._manager.all_steps(read=True)
+        kept = f"the checkpoint of step {max(whole)} is whole" if whole else "none is kept"
         return InputError(
-            f"{self.folder}: a checkpoint could not be written ({_first_line(error)}): "
+            f"{self.folder}: a checkpoint could not be written ({_reason(error)}): "
             f"free space or choose another --workdir; {kept}"
         )
 
@@ -231,6 +252,14 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
+def _reason(error: BaseException) -> str:
+    """What the system says, where the libraries between tell it at all."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else _first_line(error)
+
+
 def _quiet_orbax() -> None:
-    """Its informational lines and its advice on blocking saves are of no use to our users."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Its advice is of no use to our users, and its errors are raised besides being logged."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)

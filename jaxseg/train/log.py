@@ -1,13 +1,23 @@
 """Where a run writes what it sees: metrics.jsonl, TensorBoard events, pictures, the terminal."""
 
+import contextlib
 import json
+import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxseg.data.files import write_text
+from jaxseg.data.images import write_image
+from jaxseg.types import InputError
+
+FLUSH_SECONDS = 10.0
+"""How late TensorBoard may see an event."""
 
 
 class Log:
@@ -20,8 +30,10 @@ class Log:
             folder: of the run.
             start: the step that the run goes on from; later lines are removed.
             steps: the last step, for the progress bar.
+
+        Raises:
+            InputError: if they cannot be written, as every method.
         """
-        from tensorboardX import SummaryWriter
         from tqdm import tqdm
 
         self._writes = jax.process_index() == 0
@@ -32,11 +44,10 @@ class Log:
         if not self._writes:
             return
         path = folder / "metrics.jsonl"
-        _keep_until(path, start)
-        self._lines = path.open("a")
-        self._events = SummaryWriter(
-            str(folder / "events"), purge_step=start + 1 if start else None
-        )
+        with _telling(folder):
+            _keep_until(path, start)
+            self._lines = path.open("a")
+            self._events = _Events(folder / "events", start)
 
     def scalars(self, step: int, figures: Mapping[str, float], *, show: str = "") -> None:
         """Records figures, and says `show` where there is no progress bar."""
@@ -50,28 +61,80 @@ class Log:
             self._bar.write(show)
         if not self._writes:
             return
-        self._lines.write(json.dumps({"step": step, **figures}) + "\n")
-        self._lines.flush()
-        for name, value in figures.items():
-            self._events.add_scalar(name, value, step)
+        with _telling(self._folder):
+            self._lines.write(json.dumps({"step": step, **figures}) + "\n")
+            self._lines.flush()
+            self._events.scalars(step, figures)
 
     def picture(self, step: int, name: str, image: np.ndarray) -> None:
         """Records a picture, uint8 `[H, W, 3]`, as an event and as a file."""
         if not self._writes:
             return
-        from PIL import Image
-
-        self._events.add_image(name, image, step, dataformats="HWC")
         folder = self._folder / "pictures"
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(image).save(folder / f"{name.replace('/', '_')}_{step:07d}.png")
+        with _telling(self._folder):
+            self._events.picture(step, name, image)
+            folder.mkdir(exist_ok=True)
+        write_image(folder / f"{name.replace('/', '_')}_{step:07d}.png", image)
 
     def close(self) -> None:
         """Ends the records."""
         self._bar.close()
         if self._writes:
-            self._lines.close()
-            self._events.close()
+            with _telling(self._folder), contextlib.closing(self._lines):
+                self._events.close()
+
+
+class _Events:
+    """TensorBoard's event file.
+
+    Written in the caller's thread: the thread of tensorboardX's SummaryWriter dies of a full disk,
+    after which its queue fills up and `add_scalar` never returns.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(exist_ok=True)
+        # Its own suffix counts seconds; a run stopped and gone on within one would lose a file.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._flushed = time.monotonic()
+        if start:
+            # TensorBoard forgets what earlier files say of this step and later ones.
+            self._add(start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
+
+    def scalars(self, step: int, figures: Mapping[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in figures.items():
+            self._add(step, summary=scalar(name, value))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def picture(self, step: int, name: str, image: np.ndarray) -> None:
+        from tensorboardX.summary import image as summary
+
+        self._add(step, summary=summary(name, image, dataformats="HWC"))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: the records of the run could not be written "
+            f"({error.strerror}); free space, and the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _keep_until(path: Path, step: int) -> None:
@@ -84,7 +147,7 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:  # The line that a kill cut off.
             continue
-    path.write_text("".join(line + "\n" for line in kept))
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -122,8 +122,10 @@ def fit(
             if checkpoints.latest is None or (signals.caught is not None and step < schedule.steps):
                 save()
     finally:
-        log.close()
-        checkpoints.close()
+        try:
+            log.close()
+        finally:
+            checkpoints.close()
     return FitResult(state, figures, signals.caught if step < schedule.steps else None)
 
 
@@ -217,7 +219,13 @@ class _Meter:
         self._step = step
 
     def add(self, metrics: Any, prefix: str) -> None:
+        """Notes a step, and waits for the one before the last.
+
+        Two steps queued keep the devices busy; more would only delay a stop that a signal asks for.
+        """
         self._pending.append((prefix, metrics))
+        if len(self._pending) > 2:
+            jax.block_until_ready(self._pending[-3][1])
 
     def restart(self) -> None:
         """Leaves out of the rate what was not training."""

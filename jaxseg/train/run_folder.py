@@ -9,13 +9,13 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
+from jaxseg.data.files import write_text
 from jaxseg.train.experiment import ExperimentFile
 from jaxseg.types import InputError
 
@@ -31,7 +31,7 @@ def load_experiment(path: Path | str) -> ExperimentFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such experiment file")
+        raise InputError(f"{path}: no such experiment file; check the path")
     name = f"jaxseg_experiment_{hashlib.sha1(str(path.absolute()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -42,29 +42,40 @@ def load_experiment(path: Path | str) -> ExperimentFile:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"{path}: cannot be run ({type(error).__name__}: {error}); mend the file"
+        ) from error
     missing = [n for n in ExperimentFile._fields if not hasattr(module, n)]
     if missing:
-        raise InputError(f"{path}: not an experiment: it does not define {', '.join(missing)}")
+        raise InputError(
+            f"{path}: not an experiment, it does not define {', '.join(missing)}; add them"
+        )
     return ExperimentFile(*(getattr(module, n) for n in ExperimentFile._fields))
 
 
 def create_run(folder: Path, experiment: Path, config: Any) -> None:
     """Writes config.json and the copy; of an existing run, checks that it is the same one.
 
+    A run without a checkpoint has nothing to lose: it may begin again, differently.
+
     Raises:
-        InputError: if the folder holds another run, or something else.
+        InputError: if the folder holds another run, or something else, or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "config.json"
+    record, copy = folder / "config.json", folder / "experiment.py"
     name = experiment.stem
-    if record.exists():
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A kill while config.json is written leaves a hidden file.
+        others = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if others and not record.exists():
+            raise InputError(f"{folder}: holds files that are no run; choose an empty --workdir")
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be made ({error.strerror}); choose another --workdir"
+        ) from error
+    begun = _has_checkpoint(folder)
+    if record.exists() and (begun or _same_file(experiment, copy)):
         name = _check_same(folder, experiment, config)
-    elif any(folder.iterdir()):
-        raise InputError(f"{folder}: holds files that are no run; choose an empty --workdir")
-    copy = folder / "experiment.py"
-    if not copy.exists():
-        _replace(copy, experiment.read_text())
     from jaxseg import __version__
 
     written = {
@@ -72,7 +83,9 @@ def create_run(folder: Path, experiment: Path, config: Any) -> None:
         "config": dataclasses.asdict(config),
         "jaxseg": __version__,
     }
-    _replace(record, json.dumps(written, indent=2, default=str) + "\n")
+    write_text(record, json.dumps(written, indent=2, default=str) + "\n")
+    if not begun or not copy.exists():
+        write_text(copy, experiment.read_text())
 
 
 def open_run(folder: Path | str) -> tuple[ExperimentFile, Any]:
@@ -83,10 +96,13 @@ def open_run(folder: Path | str) -> tuple[ExperimentFile, Any]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such run folder")
+        raise InputError(f"{folder}: no such run folder; check the path")
     record = folder / "config.json"
     if not record.is_file() or not (folder / "experiment.py").is_file():
-        raise InputError(f"{folder}: not a run folder (no config.json and experiment.py in it)")
+        raise InputError(
+            f"{folder}: not a run folder, config.json and experiment.py are not in it; "
+            "give the --workdir of a training"
+        )
     values = _read(record)
     experiment = load_experiment(folder / "experiment.py")
     return experiment, config_from_dict(experiment.Config, values["config"], record)
@@ -112,10 +128,18 @@ def _convert(value: Any, hint: Any) -> Any:
     return Path(value) if isinstance(value, str) and Path in options else value
 
 
+def _has_checkpoint(folder: Path) -> bool:
+    return any(path.name.isdigit() for path in (folder / "checkpoints").glob("*"))
+
+
+def _same_file(one: Path, two: Path) -> bool:
+    return one.resolve() == two.resolve()
+
+
 def _check_same(folder: Path, experiment: Path, config: Any) -> str:
     before = _read(folder / "config.json")
-    own_copy = experiment.absolute() == (folder / "experiment.py").absolute()
-    if before["experiment"] != experiment.stem and not own_copy:
+    copy = folder / "experiment.py"
+    if before["experiment"] != experiment.stem and not _same_file(experiment, copy):
         raise InputError(
             f"{folder}: is a run of {before['experiment']}, not of {experiment.stem}; "
             "choose another --workdir"
@@ -128,7 +152,6 @@ def _check_same(folder: Path, experiment: Path, config: Any) -> str:
         raise InputError(
             f"{folder}: the run was begun differently ({listed}); use another --workdir"
         )
-    copy = folder / "experiment.py"
     if copy.exists() and copy.read_text() != experiment.read_text():
         raise InputError(
             f"{folder}: {experiment} has changed since this run began; "
@@ -144,12 +167,3 @@ def _read(record: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{record}: damaged; restore it or begin a new run") from error
     return values
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
