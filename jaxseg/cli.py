@@ -1,7 +1,8 @@
 """The command `jaxseg`: finds the subcommand, and turns a user's error into one line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 COMMANDS = {
     "demo": "train on the bundled images for two minutes and draw what came of it",
@@ -30,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if argv else 2
     name, *rest = argv
     if name not in COMMANDS:
-        print(f"jaxseg: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return _fail(f"no command {name!r}; there are {', '.join(COMMANDS)}")
     import importlib
 
     from jaxseg.types import InputError
@@ -40,12 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _set_up_jax()
         command = importlib.import_module(f"jaxseg.commands.{name}")
         return command.run(rest)
-    except (InputError, ArithmeticError, OSError) as error:
-        print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except (InputError, ArithmeticError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(f"{what}; check the path, and the space on its disk")
+    except SystemExit as error:  # tyro's, after it has said what is wrong.
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 2
     except KeyboardInterrupt:
         print("jaxseg: stopped", file=sys.stderr)
         return 130
+
+
+def _fail(message: str) -> int:
+    print(f"jaxseg: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def _help() -> str:
@@ -65,8 +74,9 @@ def _help() -> str:
 
 
 def _set_up_jax() -> None:
-    """Keeps compiled programs from one command to the next."""
+    """Keeps compiled programs from one command to the next, and JAX to what concerns a user."""
     import os
+    import warnings
     from pathlib import Path
 
     import jax
@@ -76,6 +86,23 @@ def _set_up_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # A program that cannot be kept, or whose file a kill cut off, is compiled again.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    # Of the writers of a checkpoint that failed, which is told.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
+
+
+class _Unraisable:
+    """Passes over what the writers of a failed checkpoint, already told, leave behind them."""
+
+    def __init__(self, otherwise: Callable[[Any], Any]):
+        self._otherwise = otherwise
+
+    def __call__(self, what: Any, /) -> None:
+        if str(what.exc_value) != "Event loop is closed":
+            self._otherwise(what)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ def load(path_or_name: Path | str, *, step: int | Literal["best", "latest"] = "b
         raise InputError(f"{path_or_name}: this run has no checkpoint yet; train first")
     checkpoints = Checkpoints(folder, best=schedule.best, lowest=schedule.lowest, read_only=True)
     if isinstance(step, int):
+        if not (folder / str(step)).is_dir():
+            raise InputError(f'{folder}: no checkpoint of step {step}; use "best" or "latest"')
         number: int | None = step
     else:
         number = checkpoints.best if step == "best" else checkpoints.latest

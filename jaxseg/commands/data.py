@@ -1,6 +1,8 @@
 """`jaxseg data prepare`: converts the official release of a data set."""
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +18,7 @@ class Data:
 
     action: Annotated[Literal["prepare"], tyro.conf.Positional]
     """What to do."""
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """The data set: bsds500."""
     source: Path
     """The folder of the release, unpacked."""
@@ -29,6 +31,11 @@ def run(argv: Sequence[str]) -> int:
     from jaxseg import data
 
     options = parse(Data, argv, "data")
+    if not sys.stderr.isatty():
+        with contextlib.suppress(ModuleNotFoundError):  # What is missing is told by prepare.
+            import tensorflow_datasets
+
+            tensorflow_datasets.disable_progress_bar()
     folder = data.prepare(options.name, options.source, options.out)
     print(f"written; use --data {folder}")
     return 0

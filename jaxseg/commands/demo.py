@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from jaxseg.commands.options import parse, progress
+from jaxseg.data.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Demo:
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("demo")
     """Where the run and the sheet go; given again, a trained run is only evaluated."""
-    steps: int | None = None
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Training steps; the default takes about two minutes on two cores."""
 
 
@@ -69,11 +70,11 @@ def run(argv: Sequence[str]) -> int:
         if number == config.evaluation_superpixels[1]:
             samples = cut
     print(_as_text(figures))
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_text(options.out / "figures.json", json.dumps(figures, indent=2) + "\n")
     sheet, curves = _sheet(samples), _curves(folder, figures)
     write_image(options.out / "sheet.png", sheet)
     page = options.out / "index.html"
-    page.write_text(_page(figures, sheet, curves, seconds, len(source)))
+    write_text(page, _page(figures, sheet, curves, seconds, len(source)))
     print(f"the sheet: {page.absolute()}")
     return 0
 

@@ -4,20 +4,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from jaxseg.commands.options import parse, progress, table
-from jaxseg.types import InputError
+from jaxseg.commands.options import Run, check_data, parse, progress, table
+from jaxseg.data.files import write_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measures a trained run on a split of its data, and keeps the figures in the run's folder."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    run: Run
     data: Path
     """The folder of the data."""
     split: str = "test"
@@ -35,9 +32,8 @@ def run(argv: Sequence[str]) -> int:
     from jaxseg.train.sharding import data_mesh, replicated
 
     options = parse(Evaluate, argv, "evaluate")
+    check_data(options.data)
     predictor = load(options.run, step=options.checkpoint)
-    if not options.data.is_dir():
-        raise InputError(f"{options.data}: no such data folder; check --data")
     rows = predictor.experiment.evaluations(options.data, options.split)
     mesh = data_mesh()
     params, model_state = jax.device_put(
@@ -48,6 +44,6 @@ def run(argv: Sequence[str]) -> int:
     print(table(figures))
     record = {"step": predictor.step, "split": options.split, "figures": figures}
     path = options.run / f"evaluation_{options.split.replace('+', '_')}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps(record, indent=2) + "\n")
     print(f"written to {path}")
     return 0

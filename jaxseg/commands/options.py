@@ -1,21 +1,26 @@
 """What the subcommands share: parsing, progress, and which images are meant."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
+
+import tyro
 
 from jaxseg.types import InputError
 
 T = TypeVar("T")
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+Images = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="IMAGE ...", help="Images, or folders of images.", help_behavior_hint=""),
+]
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="The run's folder.")]
 
 
 def parse(kind: type[T], argv: Sequence[str], name: str) -> T:
     """Parses a subcommand's options; tyro ends the program with status 2 if they are wrong."""
-    import tyro
-
     return tyro.cli(kind, prog=f"jaxseg {name}", args=list(argv))
 
 
@@ -27,47 +32,110 @@ def progress(items: Iterable[T], name: str, *, unit: str = "it") -> Iterable[T]:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images named, and all in the folders named.
+    """The images named, and all in the folders named; each once.
 
     Raises:
-        InputError: if one is missing, a folder has none, or two have the same stem, for which the
-            results would overwrite each other.
+        InputError: if none is named, one is missing, a folder has none, or two have the same stem,
+            for which the results would overwrite each other.
     """
+    if not paths:
+        raise InputError("no image is named; give images, or folders of images")
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(p for p in path.iterdir() if _is_image(p))
             if not inside:
-                raise InputError(f"{path}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+                raise InputError(f"{path}: no image in this folder; give one with .jpg, .png, ...")
             found += inside
         elif path.exists():
             found.append(path)
         else:
             raise InputError(f"{path}: no such image; check the path")
     stems: dict[str, Path] = {}
-    for path in found:
+    for path in dict.fromkeys(found):
         if path.stem in stems:
             raise InputError(
-                f"{path} and {stems[path.stem]} give results of the same name; use two -o"
+                f"{path}: would give results of the same name as {stems[path.stem]}; rename one"
             )
         stems[path.stem] = path
-    return found
+    return list(stems.values())
 
 
-def for_each_image(images: Sequence[Path], work: Any) -> int:
+def _is_image(path: Path) -> bool:
+    from jaxseg.data.images import IMAGE_SUFFIXES
+
+    known = path.suffix.lower() in IMAGE_SUFFIXES
+    return known and not path.name.startswith(".") and path.is_file()
+
+
+def check_data(folder: Path) -> None:
+    """Raises `InputError` unless the folder of data exists and holds something."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such data folder; check --data")
+    if not any(folder.iterdir()):
+        raise InputError(f"{folder}: this data folder is empty; check --data")
+
+
+class Results:
+    """The files that a command writes: never over an image that is read, nor over each other."""
+
+    def __init__(self, folder: Path, images: Sequence[Path]):
+        """Makes the folder.
+
+        Raises:
+            InputError: if it cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be made ({error.strerror}); choose another -o"
+            ) from error
+        self.folder = folder
+        self._images = {path.resolve() for path in images}
+        self._results: dict[Path, Path] = {}
+
+    def claim(self, image: Path, *endings: str) -> list[Path]:
+        """The files of an image, its stem with each ending.
+
+        Raises:
+            InputError: if one is an image to be read, or was claimed before.
+        """
+        paths = [self.folder / f"{image.stem}{ending}" for ending in endings]
+        for path in paths:
+            place = path.resolve()
+            if place in self._images:
+                raise InputError(
+                    f"{image}: its result {path} would overwrite an image; choose another -o"
+                )
+            if place in self._results:
+                raise InputError(
+                    f"{image}: its result {path} would overwrite that of {self._results[place]}; "
+                    "rename one of the two"
+                )
+        self._results |= {path.resolve(): image for path in paths}
+        return paths
+
+
+def for_each_image(images: Sequence[Path], folder: Path, work: Callable[[Path], None]) -> int:
     """Does the work for every image; one that cannot be used is told and passed over.
 
     Returns:
         The exit status: 2 if there was such an image.
     """
-    status = 0
+    done = 0
     for path in progress(images, "images", unit="image"):
         try:
             work(path)
+            done += 1
         except InputError as error:
             print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
-            status = 2
-    return status
+    if done == len(images):
+        print(f"written to {folder}")
+        return 0
+    if done:
+        print(f"{done} of {len(images)} images written to {folder}")
+    return 2
 
 
 def table(figures: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxseg.commands.options import find_images, for_each_image, parse
+from jaxseg.commands.options import Images, Results, Run, find_images, for_each_image, parse
 from jaxseg.types import InputError
 
 
@@ -15,10 +15,8 @@ from jaxseg.types import InputError
 class Predict:
     """Applies a trained run to images: label maps as 16-bit PNG, and pictures of them."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Images, or folders of images."""
+    run: Run
+    images: Images
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("predictions")
     """Where the results go."""
     checkpoint: Literal["best", "latest"] = "best"
@@ -33,20 +31,18 @@ def run(argv: Sequence[str]) -> int:
     options = parse(Predict, argv, "predict")
     images = find_images(options.images)
     predictor = load(options.run, step=options.checkpoint)
-    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out, images)
 
     def work(path: Path) -> None:
         image = data.read_image(path)
         try:
             prediction = predictor(image)
         except ValueError as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(f"{path}: {error}; this run needs larger images") from error
         for kind, labels in prediction.items():
             if labels.shape == image.shape[:2]:
-                data.write_labels(options.out / f"{path.stem}_{kind}.png", labels)
-                drawn = viz.overlay_boundaries(image, labels)
-                data.write_image(options.out / f"{path.stem}_{kind}_overlay.png", drawn)
+                targets = results.claim(path, f"_{kind}.png", f"_{kind}_overlay.png")
+                data.write_labels(targets[0], labels)
+                data.write_image(targets[1], viz.overlay_boundaries(image, labels))
 
-    status = for_each_image(images, work)
-    print(f"written to {options.out}")
-    return status
+    return for_each_image(images, options.out, work)

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from jaxseg.commands.options import find_images, for_each_image, parse
+from jaxseg.commands.options import Images, Results, find_images, for_each_image, parse
+from jaxseg.data.files import write_text
 from jaxseg.types import InputError
 
 TOLERANCE = 0.25
@@ -24,11 +24,10 @@ TOLERANCE = 0.25
 class Superpixels:
     """Cuts images into superpixels: label maps as 16-bit PNG, overlays, statistics of regions."""
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Images, or folders of images."""
+    images: Images
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 400
     """Of superpixels in an image; kept within a quarter."""
-    exact: bool = False
+    exact: tyro.conf.FlagCreatePairsOff[bool] = False
     """Give exactly that number."""
     weights: str = "pix"
     """The folder of a trained SSN run; "pix" needs none."""
@@ -47,24 +46,24 @@ def run(argv: Sequence[str]) -> int:
         raise InputError(f"-n {options.number}: ask for 1 superpixel or more")
     images = find_images(options.images)
     segment = make_segmenter(options.weights)
-    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out, images)
+    endings = [".png", "_overlay.png"]
+    if options.statistics != "none":
+        endings.append(f".{options.statistics}")
 
     def work(path: Path) -> None:
+        targets = results.claim(path, *endings)
         image = data.read_image(path)
         try:
             labels = segment(image, options.number, options.exact)
         except ValueError as error:
-            raise InputError(f"{path}: {error}") from error
-        target = options.out / path.stem
-        data.write_labels(target.with_name(f"{path.stem}.png"), labels)
-        overlay = viz.overlay_boundaries(image, labels)
-        data.write_image(target.with_name(f"{path.stem}_overlay.png"), overlay)
-        if options.statistics != "none":
-            _write_statistics(options.out, path.stem, options.statistics, labels, image)
+            raise InputError(f"{path}: {error}; choose another -n") from error
+        data.write_labels(targets[0], labels)
+        data.write_image(targets[1], viz.overlay_boundaries(image, labels))
+        for target in targets[2:]:
+            write_text(target, _statistics(options.statistics, labels, image))
 
-    status = for_each_image(images, work)
-    print(f"written to {options.out}")
-    return status
+    return for_each_image(images, options.out, work)
 
 
 def make_segmenter(weights: str) -> Callable[[np.ndarray, int, bool], np.ndarray]:
@@ -107,24 +106,16 @@ def make_segmenter(weights: str) -> Callable[[np.ndarray, int, bool], np.ndarray
     return segment
 
 
-def _write_statistics(
-    folder: Path, stem: str, kind: str, labels: np.ndarray, image: np.ndarray
-) -> None:
+def _statistics(kind: str, labels: np.ndarray, image: np.ndarray) -> str:
     from jaxseg.ops.regions import region_records, region_statistics
 
     records = region_records(region_statistics(labels, image))
-    if kind == "json":
-        height, width = labels.shape
-        text = json.dumps({"height": height, "width": width, "regions": records}, indent=1)
-    else:
-        text = _as_csv(records)
-    path = folder / f"{stem}.{kind}"
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    if kind == "csv":
+        return _as_csv(records)
+    # One region in a line.
+    regions = ",\n".join(json.dumps(record) for record in records)
+    height, width = labels.shape
+    return f'{{"height": {height}, "width": {width}, "regions": [\n{regions}\n]}}\n'
 
 
 def _as_csv(records: list[dict[str, Any]]) -> str:

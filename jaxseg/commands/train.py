@@ -1,13 +1,14 @@
 """`jaxseg train`: trains an experiment, or goes on with it."""
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxseg.commands.options import progress, table
+from jaxseg.commands.options import check_data, progress, table
 from jaxseg.types import InputError
+
+USAGE = "jaxseg train EXPERIMENT.py --data DIR --workdir DIR"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,18 +28,22 @@ def train(experiment_file: Path, config: Any, data: Path, workdir: Path) -> int:
     from jaxseg.train.run_folder import create_run, load_experiment
     from jaxseg.train.sharding import data_mesh
 
-    experiment = load_experiment(experiment_file).build(config)
-    if not data.is_dir():
-        raise InputError(f"{data}: no such data folder; check --data")
-    phases = experiment.phases(data)
+    check_data(data)
+    try:
+        experiment = load_experiment(experiment_file).build(config)
+        phases = experiment.phases(data)
+        validation = experiment.validation(data) if experiment.validation else {}
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{experiment_file}: {error}; change that option") from error
     mesh = data_mesh()
-    validation = experiment.validation(data) if experiment.validation else {}
     create_run(workdir, experiment_file, config)
     evaluate = _evaluation(validation, experiment.picture, mesh) if validation else None
     result = fit(phases, experiment.schedule, workdir, evaluate=evaluate, mesh=mesh)
     step = int(result.state.step)
     if result.stopped_by is not None:
-        print(f"stopped by signal {result.stopped_by} at step {step} and saved in {workdir}; ")
+        print(f"stopped by signal {result.stopped_by} at step {step} and saved in {workdir};")
         print("the same command goes on from there")
         return 128 + result.stopped_by
     print(f"{workdir}: trained to step {step}")
@@ -75,15 +80,15 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Any]:
     from jaxseg.train.run_folder import load_experiment
 
     experiment = next((a for a in argv if a.endswith(".py")), None)
-    if experiment is None:
-        wanted = {"-h", "--help"} & set(argv)
+    wanted = bool({"-h", "--help"} & set(argv))
+    if experiment is None and wanted:
         print(
-            "usage: jaxseg train EXPERIMENT.py --data DIR --workdir DIR [--variant NAME] "
-            "[any field of its Config]\n"
-            "jaxseg train EXPERIMENT.py --help tells its fields.",
-            file=sys.stdout if wanted else sys.stderr,
+            f"usage: {USAGE} [--variant NAME] [any field of its Config]\n"
+            "jaxseg train EXPERIMENT.py --help tells its fields."
         )
-        raise SystemExit(0 if wanted else 2)
+        raise SystemExit(0)
+    if experiment is None:
+        raise InputError(f"no experiment file (.py) is named; give {USAGE}")
     file = load_experiment(experiment)
     variants = list(file.VARIANTS)
     variant = _variant(argv) or variants[0]
@@ -94,7 +99,11 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Any]:
         [
             (
                 "experiment",
-                Annotated[Path, tyro.conf.arg(help="the experiment file"), tyro.conf.Positional],
+                Annotated[
+                    Path,
+                    tyro.conf.arg(metavar="EXPERIMENT.py", help="the experiment file"),
+                    tyro.conf.Positional,
+                ],
             ),
             ("data", Annotated[Path, tyro.conf.arg(help="the folder of the data")]),
             (
@@ -113,7 +122,9 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Any]:
             ),
         ],
     )
-    parsed: Any = tyro.cli(options, prog="jaxseg train", args=list(argv))
+    # tyro's help leaves out what is given already.
+    rest = [a for a in argv if not (wanted and a == experiment)]
+    parsed: Any = tyro.cli(options, prog="jaxseg train", args=rest)
     return parsed, parsed.config
 
 

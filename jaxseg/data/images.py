@@ -8,13 +8,13 @@ import contextlib
 import io
 import os
 import pathlib
-import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
+from jaxseg.data.files import write_file
 from jaxseg.types import InputError
 
 Channels = Literal["rgb", "grey", "raw"]
@@ -161,23 +161,6 @@ def read_labels(
         )
 
 
-def _write(path: Path, save: Callable[[BinaryIO], Any]) -> None:
-    target = pathlib.Path(path)
-    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with open(part, "xb") as file:
-            save(file)
-        os.replace(part, target)
-    except (OSError, ValueError, KeyError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(
-            f"{target}: not written ({reason}); check the folder and its space"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
 def _format(path: Path) -> str:
     from PIL import Image
 
@@ -205,7 +188,7 @@ def write_image(path: Path, image: UInt8[np.ndarray, "h w c"]) -> None:
         raise ValueError(f"image has {image.shape[2]} channels; expected 1, 3 or 4")
     file_format = _format(path)
     picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
-    _write(path, lambda file: picture.save(file, format=file_format))
+    write_file(path, lambda file: picture.save(file, format=file_format))
 
 
 def write_labels(path: Path, labels: Integer[np.ndarray, "h w"]) -> None:
@@ -226,4 +209,4 @@ def write_labels(path: Path, labels: Integer[np.ndarray, "h w"]) -> None:
             "renumber them to 0..65535"
         )
     picture = Image.fromarray(labels.astype(np.uint16))
-    _write(path, lambda file: picture.save(file, format="PNG"))
+    write_file(path, lambda file: picture.save(file, format="PNG"))

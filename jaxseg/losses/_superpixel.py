@@ -50,7 +50,9 @@ def _labels(affinity, label, counts, grid, num_labels):
     blocks = _blocks.layout(*label.shape, grid, "floor")
     q = _blocks.to_blocks(affinity * counts[..., None].astype(affinity.dtype), blocks)
     inside = _blocks.to_blocks(jnp.where(counts, label, -1)[..., None] + 1, blocks) - 1
-    one_hot = (inside == jnp.arange(num_labels)[None, None, None]).astype(affinity.dtype)
+    one_hot = (inside == jnp.arange(num_labels, dtype=jnp.int32)[None, None, None]).astype(
+        affinity.dtype
+    )
     sums = _blocks.neighbors_transpose(_blocks.matmul(q.mT, one_hot))
     mass = _blocks.neighbors_transpose(jnp.sum(q, axis=2)[..., None])
     means = sums / jnp.maximum(mass, _MIN_MASS)

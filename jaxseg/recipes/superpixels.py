@@ -95,11 +95,7 @@ def build(config: Config) -> Experiment:
         )
 
     def phases(folder: Path) -> Sequence[Phase]:
-        source = data.open_data(
-            folder, config.train_split, as_partition=True, cache_bytes=CACHE_BYTES
-        )
-        if source.info.kind not in ("partition", "classes"):
-            raise InputError(f"{folder}: holds {source.info.kind} images; SSN learns from labels")
+        source = _labelled(folder, config.train_split)
         batches = data.train_batches(
             source, batch_size=config.batch_size, seed=config.seed, transform=_augment(config)
         )
@@ -114,15 +110,13 @@ def build(config: Config) -> Experiment:
         ]
 
     def rows(folder: Path, split: str, counts: Sequence[int]) -> Mapping[str, Evaluation]:
-        source = data.open_data(
-            folder, split, annotations="all", as_partition=True, cache_bytes=CACHE_BYTES
-        )
+        source = _labelled(folder, split, annotations="all")
         for i in range(len(source)):
             height, width, _ = source.extent(i)
             if max(counts) > height * width // 4:
                 raise InputError(
                     f"{folder}: {source.ids[i]} ({height}x{width}) is too small for "
-                    f"{max(counts)} superpixels; lower evaluation_superpixels"
+                    f"{max(counts)} superpixels; lower the numbers to evaluate at"
                 )
         batches = data.eval_batches(source, batch_size=1)
         return {
@@ -150,6 +144,15 @@ def build(config: Config) -> Experiment:
         validation=validation if config.validation_split else None,
         picture=picture,
     )
+
+
+def _labelled(folder: Path, split: str, **options: Any) -> Any:
+    source = data.open_data(folder, split, as_partition=True, cache_bytes=CACHE_BYTES, **options)
+    if source.info.kind not in ("partition", "classes"):
+        raise InputError(
+            f"{folder}: holds {source.info.kind} images; give data with labels, see dataset.json"
+        )
+    return source
 
 
 def picture(prediction: Prediction, batch: Batch) -> np.ndarray:
@@ -201,6 +204,8 @@ def _check(config: Config) -> None:
             raise InputError(f"{name} is {getattr(config, name)}; give 1 or more")
     if config.steps < 0:
         raise InputError(f"steps is {config.steps}; give 0 or more")
+    if not 0 <= config.seed < 2**31:
+        raise InputError(f"seed is {config.seed}; give 0 to 2^31 - 1")
     if config.num_features <= networks.NUM_INPUTS:
         raise InputError(f"num_features is {config.num_features}; give more than 5")
     for k in config.train_superpixels:

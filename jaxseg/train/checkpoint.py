@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,11 +144,17 @@ class Checkpoints:
             self._manager.close()
         finally:
             if self._failed:
-                self._clear()
+                self._clear(patience=2.0)
 
-    def _clear(self) -> None:
-        for left_over in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+    def _clear(self, *, patience: float = 0.0) -> None:
+        """Deletes what is no checkpoint; for `patience` seconds, if something still writes."""
+        end = time.monotonic() + patience
+        while left_over := list(self.folder.glob("*.orbax-checkpoint-tmp*")):
+            for path in left_over:
+                shutil.rmtree(path, ignore_errors=True)
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.1)
 
     def restore(self, like: TrainState, step: int | None = None) -> Restored:
         """Reads a whole checkpoint back, onto the shardings of `like`.
@@ -228,7 +235,7 @@ class Checkpoints:
         whole = self._manager.all_steps(read=True)
         kept = f"the checkpoint of step {max(whole)} is whole" if whole else "none is kept"
         return InputError(
-            f"{self.folder}: a checkpoint could not be written ({_reason(error)}): "
+            f"{self.folder}: a checkpoint could not be written ({_reason(error)}); "
             f"free space or choose another --workdir; {kept}"
         )
 
@@ -261,5 +268,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _quiet_orbax() -> None:
-    """Its advice is of no use to our users, and its errors are raised besides being logged."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    """Its advice is of no use to our users; its errors are raised besides being logged."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname and "orbax" not in record.getMessage()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -92,13 +93,15 @@ class _Events:
     """
 
     def __init__(self, folder: Path, start: int):
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(exist_ok=True)
-        # Its own suffix counts seconds; a run stopped and gone on within one would lose a file.
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        # A run may be stopped and gone on within a second.
+        suffix = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter(str(folder / f"events.out.tfevents.{suffix}"))
         self._flushed = time.monotonic()
+        self._add(0, file_version="brain.Event:2")
         if start:
             # TensorBoard forgets what earlier files say of this step and later ones.
             self._add(start + 1, session_log=SessionLog(status=SessionLog.START))
@@ -106,7 +109,8 @@ class _Events:
     def _add(self, step: int, **what: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **what))
+        event = Event(wall_time=time.time(), step=step, **what)
+        self._writer.write(event.SerializeToString())
 
     def scalars(self, step: int, figures: Mapping[str, float]) -> None:
         from tensorboardX.summary import scalar
@@ -140,16 +144,14 @@ def _telling(folder: Path) -> Iterator[None]:
 def _keep_until(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:  # The line that a kill cut off.
-            continue
-    write_text(path, "".join(line + "\n" for line in kept))
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """The lines of a run's metrics.jsonl, without one that a kill or a full disk cut off."""
+    lines = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
