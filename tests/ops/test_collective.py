@@ -68,7 +68,17 @@ def test_vary_keeps_values_and_may_be_repeated(how):
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_gradients_of_shares_sum_to_the_gradient(how):
+def test_the_gradient_through_vary_is_the_own_share(how):
+    def gradient(x):
+        marked = collective.vary(jnp.ones(3), "data")  # without, `check_vma` sums the shares
+        return jax.grad(lambda w: jnp.sum(w * x))(marked)
+
+    np.testing.assert_allclose(spread(gradient, how)(DATA), DATA)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("how", WAYS)
+def test_gradients_of_shares_sum_to_the_gradient(how, marked):
     """The rule of the module: differentiate each device's addition, then sum the gradients."""
     weights = jnp.asarray([0.5, -1.0, 2.0])
 
@@ -79,7 +89,7 @@ def test_gradients_of_shares_sum_to_the_gradient(how):
         def share(w):
             joint = collective.psum(jnp.tanh(x * w), "data")
             value = jnp.log(1 + joint**2).sum() / collective.axis_size("data")
-            return collective.vary(value, "data")
+            return collective.vary(value, "data") if marked else value
 
         return collective.total(jax.grad(share)(collective.vary(weights, "data")), "data")
 
