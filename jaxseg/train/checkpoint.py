@@ -64,7 +64,7 @@ class Checkpoints:
             sign = -1.0 if lowest else 1.0
 
             def best_fn(figures: Mapping[str, float]) -> float:
-                return sign * figures.get(best, float("-inf"))
+                return sign * figures[best]
 
             # A best_fn with max_to_keep would delete the latest checkpoint.
             keep = policy.AnyPreservationPolicy([keep, policy.BestN(get_metric_fn=best_fn, n=1)])
@@ -117,7 +117,7 @@ class Checkpoints:
                     data=ocp.args.JsonSave({"iterators": data}),
                     figures=ocp.args.JsonSave(dict(figures)),
                 ),
-                metrics=dict(figures) if self._best else None,
+                metrics=dict(figures) if self._best in figures else None,
             )
         except Exception as error:
             raise self._unwritten(error) from error

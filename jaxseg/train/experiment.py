@@ -41,7 +41,8 @@ class Schedule(NamedTuple):
     save_every: int = 500
     evaluate_every: int = 0
     best: str = ""
-    """The evaluation figure by which the best checkpoint is kept, such as "100/asa"."""
+    """The evaluation figure by which the best checkpoint is kept, such as "100/asa"; every
+    evaluated step is then saved."""
     lowest: bool = False
     """Whether a smaller `best` is better."""
 

@@ -95,10 +95,13 @@ def fit(
     log = Log(folder, start=step, steps=schedule.steps)
     meter = _Meter(log, checkpoints, step)
     figures: dict[str, float] = {}
+    evaluated = -1
 
     def save() -> None:
         meter.flush(step)
-        checkpoints.save(state, [stream.state() for stream in streams], figures)
+        # Figures of earlier weights would let these be taken for the best.
+        mine = figures if evaluated == step else {}
+        checkpoints.save(state, [stream.state() for stream in streams], mine)
 
     try:
         with _Signals() as signals:
@@ -114,10 +117,11 @@ def fit(
                     meter.flush(step)
                 if evaluate and (_due(step, schedule.evaluate_every) or last):
                     meter.flush(step)
-                    figures = evaluate(state, step, log)
+                    figures, evaluated = evaluate(state, step, log), step
                     log.scalars(step, figures, show=_sentence(step, figures))
                     meter.restart()
-                if _due(step, schedule.save_every) or last:
+                judged = evaluated == step and schedule.best
+                if _due(step, schedule.save_every) or last or judged:
                     save()
             if checkpoints.latest is None or (signals.caught is not None and step < schedule.steps):
                 save()

@@ -107,6 +107,30 @@ def test_records(tmp_path):
     assert (kept.latest, kept.best) == (6, 2)
 
 
+def test_the_best_checkpoint_holds_the_weights_that_were_judged(tmp_path):
+    scores = {2: 0.3, 4: 0.9, 6: 0.5, 8: 0.4}
+    judged = {}
+
+    def evaluate(state, step, log):
+        judged[step] = jax.device_get(state.params)
+        return {"row/score": scores[step]}
+
+    # A save between two evaluations has no figure of its own.
+    schedule = Schedule(8, save_every=5, evaluate_every=2, best="row/score")
+    fit(alternating(), schedule, tmp_path, evaluate=evaluate)
+    kept = Checkpoints(tmp_path / "checkpoints", best="row/score", read_only=True)
+    assert (kept.latest, kept.best) == (8, 4)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params, _ = kept.restore_variables((judged[4], {}), device, kept.best)
+    chex.assert_trees_all_equal(jax.device_get(params), judged[4])
+
+
+def test_the_best_is_the_latest_where_nothing_was_judged(tmp_path):
+    fit(alternating(), Schedule(6, save_every=2, best="row/score"), tmp_path)
+    kept = Checkpoints(tmp_path / "checkpoints", best="row/score", read_only=True)
+    assert (kept.latest, kept.best) == (6, 6)
+
+
 def test_lines_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     fit(alternating(), Schedule(4, log_every=1), tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
