@@ -122,13 +122,14 @@ def _measure(samples: Sequence[_Sample], name: str) -> dict[str, float]:
 
 
 COLUMNS = {"regions": "regions", "asa": "ASA", "br": "boundary recall", "co": "compactness"}
+FORMATS = {"regions": ".1f", "asa": ".4f", "br": ".4f", "co": ".4f"}
 
 
 def _as_text(figures: dict[int, dict[str, dict[str, float]]]) -> str:
     lines = [f"{'asked':>6}  {'method':<22}" + "".join(f"{c:>17}" for c in COLUMNS.values())]
     for number, methods in figures.items():
         for name, values in methods.items():
-            cells = "".join(f"{values[c]:>17.4f}" for c in COLUMNS)
+            cells = "".join(f"{format(values[c], FORMATS[c]):>17}" for c in COLUMNS)
             lines.append(f"{number:>6}  {name:<22}{cells}")
     return "\n".join(lines)
 
@@ -200,7 +201,7 @@ def _page(
     body = "".join(
         f"<tr{' class=ours' if name == LEARNED else ''}>"
         f"<td>{number}</td><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{values[c]:.4f}</td>" for c in COLUMNS)
+        + "".join(f"<td>{format(values[c], FORMATS[c])}</td>" for c in COLUMNS)
         + "</tr>"
         for number, methods in figures.items()
         for name, values in methods.items()

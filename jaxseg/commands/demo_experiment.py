@@ -20,7 +20,7 @@ VARIANTS = {
         ema_decay=0.95,
         train_split="train",
         evaluation_superpixels=(50, 100, 200),
-        log_every=10,
+        log_every=20,
         save_every=100,
     )
 }
