@@ -33,14 +33,15 @@ class Config:
         crop_size: side of a training crop in pixels.
         scale_mean: mean of the random scale before it is clipped.
         batch_size: crops in a step.
-        steps: in all.
+        steps: in all; a run that goes on to another number stretches its decay.
         learning_rate: of Adam; its peak where it decays.
         decay: "constant", or "cosine" to a hundredth over `steps`.
         ema_decay: of the moving average of the weights, which then predicts; 0: none.
         train_split: such as "train+val".
         validation_split: evaluated during training; "": none.
         validation_superpixels: numbers asked for during training; the first chooses the best.
-        evaluation_superpixels: numbers asked for by `jaxseg evaluate`.
+        evaluation_superpixels: numbers asked for by `jaxseg evaluate`; those that the smallest
+            image cannot hold are left out, of `validation_superpixels` too.
         seed: of weights and data.
         log_every: steps.
         save_every: steps.
@@ -111,17 +112,19 @@ def build(config: Config) -> Experiment:
 
     def rows(folder: Path, split: str, counts: Sequence[int]) -> Mapping[str, Evaluation]:
         source = _labelled(folder, split, annotations="all")
-        for i in range(len(source)):
-            height, width, _ = source.extent(i)
-            if max(counts) > height * width // 4:
-                raise InputError(
-                    f"{folder}: {source.ids[i]} ({height}x{width}) is too small for "
-                    f"{max(counts)} superpixels; lower the numbers to evaluate at"
-                )
+        extents = [source.extent(i) for i in range(len(source))]
+        least = min(range(len(source)), key=lambda i: extents[i].height * extents[i].width)
+        height, width, _ = extents[least]
+        fitting = [k for k in counts if k <= max(1, height * width // 4)]
+        if not fitting:
+            raise InputError(
+                f"{folder}: {source.ids[least]} ({height}x{width}) is too small for "
+                f"{min(counts)} superpixels; lower the numbers to evaluate at"
+            )
         batches = data.eval_batches(source, batch_size=1)
         return {
             str(k): Evaluation(method(num_superpixels=k), metrics.superpixel(), batches)
-            for k in counts
+            for k in fitting
         }
 
     def validation(folder: Path) -> Mapping[str, Evaluation]:
@@ -213,5 +216,6 @@ def _check(config: Config) -> None:
             grid_shape(config.crop_size, config.crop_size, k)
         except ValueError as error:
             raise InputError(f"train_superpixels: {error}") from error
-    if min(config.validation_superpixels + config.evaluation_superpixels) < 1:
-        raise InputError("a number of superpixels is below 1; give 1 or more")
+    for name in ("validation_superpixels", "evaluation_superpixels"):
+        if min(getattr(config, name)) < 1:
+            raise InputError(f"{name} has {min(getattr(config, name))}; give 1 or more")
