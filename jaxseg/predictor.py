@@ -13,6 +13,9 @@ from jaxseg.train.experiment import Experiment
 from jaxseg.train.run_folder import open_run
 from jaxseg.types import InputError, Method, PyTree
 
+_BRIGHTEST = 2.0
+"""Resampling overshoots 1 by a little; a float image of 0..255 goes far beyond."""
+
 
 class Predictor:
     """A trained method, callable on an image.
@@ -51,6 +54,10 @@ class Predictor:
         if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
             raise ValueError(f"expected an RGB image [H, W, 3], got shape {image.shape}")
         if image.dtype != np.uint8:
+            if not np.issubdtype(image.dtype, np.floating) or np.max(image) > _BRIGHTEST:
+                raise ValueError(
+                    f"expected uint8, or floats in [0, 1]; got {image.dtype} up to {np.max(image)}"
+                )
             image = image.astype(np.float32)
         chosen = tuple(sorted(options.items()))
         if chosen not in self._compiled:

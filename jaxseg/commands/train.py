@@ -54,8 +54,7 @@ def train(experiment_file: Path, config: Any, data: Path, workdir: Path) -> int:
 
 def _evaluation(rows: Mapping[str, Any], draw: Any, mesh: Any):
     from jaxseg.train import evaluation_variables
-    from jaxseg.train.evaluate import evaluate
-    from jaxseg.train.sharding import fetch, pad_batch, put_batch
+    from jaxseg.train.evaluate import evaluate, predict_batch
 
     compiled: dict[str, Any] = {}
 
@@ -64,10 +63,9 @@ def _evaluation(rows: Mapping[str, Any], draw: Any, mesh: Any):
         figures = evaluate(rows, *variables, mesh, compiled=compiled, progress=progress)
         if draw is not None:
             name, row = next(iter(rows.items()))
-            batch = pad_batch(next(iter(row.data)), mesh.size)
-            inputs = {k: v for k, v in batch.items() if k in row.inputs}
-            prediction = fetch(compiled[name](*variables, put_batch(inputs, mesh)))
-            log.picture(step, name, draw(row.method.finish(prediction, batch), batch))
+            batch = next(iter(row.data))
+            batch, prediction = predict_batch(compiled[name], row, *variables, batch, mesh)
+            log.picture(step, name, draw(prediction, batch))
         return figures
 
     return run_evaluation

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from jaxseg.ops import _blocks
+from jaxseg.ops.color import at_least_float32
 from jaxseg.ops.slic import pool, unpool
 
 _EPSILON = 1e-10
@@ -36,6 +37,7 @@ def reconstruction(
     Returns:
         The mean over the pixels that count; 0 where none does.
     """
+    affinity = at_least_float32(affinity)
     if jnp.issubdtype(target.dtype, jnp.floating):
         return jax.vmap(lambda q, r: _real(q, r, grid))(affinity, target)
     target = target.astype(jnp.int32)
@@ -89,6 +91,7 @@ def compactness(
         grid: rows and columns of superpixels.
         position_scale: γ, from pixels to the units of the loss.
     """
+    affinity = at_least_float32(affinity)
     height, width = affinity.shape[1:3]
     dtype = affinity.dtype
     scale = jnp.asarray(position_scale, dtype)

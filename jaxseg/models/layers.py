@@ -57,8 +57,9 @@ class BatchNorm(nn.Module):
             var = collective.psum(jnp.sum(centered**2 * weight, axes), axis_name) / total
             if not self.is_initializing():
                 keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * var
+                for running, new in ((running_mean, mean), (running_var, var)):
+                    old = running.value
+                    running.value = (keep * old + (1 - keep) * new).astype(old.dtype)
         else:
             mean, var = running_mean.value, running_var.value
             centered = wide - mean.reshape(*rank_1, channels).astype(wide.dtype)

@@ -128,7 +128,14 @@ def build(config: Config) -> Experiment:
         }
 
     def validation(folder: Path) -> Mapping[str, Evaluation]:
-        return rows(folder, config.validation_split, config.validation_superpixels)
+        found = rows(folder, config.validation_split, config.validation_superpixels)
+        first = config.validation_superpixels[0]
+        if str(first) not in found:
+            raise InputError(
+                f"{folder}: its smallest image cannot hold {first} superpixels, which is to choose "
+                "the best; put a smaller number first in validation_superpixels"
+            )
+        return found
 
     return Experiment(
         schedule=Schedule(
@@ -198,6 +205,8 @@ def _network(config: Config) -> Network:
 def _check(config: Config) -> None:
     if config.network not in ("deep", "linear", "pix"):
         raise InputError(f"network is {config.network!r}; choose deep, linear or pix")
+    if config.decay not in ("constant", "cosine"):
+        raise InputError(f"decay is {config.decay!r}; choose constant or cosine")
     for name in ("train_superpixels", "validation_superpixels", "evaluation_superpixels"):
         if not getattr(config, name):
             raise InputError(f"{name} is empty; give at least one number")

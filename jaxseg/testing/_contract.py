@@ -47,7 +47,8 @@ def is_array(x: Any) -> bool:
 
 def is_float(x: Any) -> bool:
     """Whether `x` is data of floats."""
-    return is_array(x) and np.issubdtype(x.dtype, np.floating)
+    # NumPy alone does not know bfloat16 for a float.
+    return is_array(x) and jax.dtypes.issubdtype(x.dtype, np.floating)
 
 
 def host(tree: PyTree) -> PyTree:

@@ -206,9 +206,15 @@ def _check_padding(run: _Run) -> None:
 
 def _check_empty(run: _Run) -> None:
     empty = {**run.batch, "weight": np.zeros_like(run.batch["weight"])}
-    _, metrics = run.compiled(run.state, empty)
+    state, metrics = run.compiled(run.state, empty)
     require(bool(metrics["ok"]), "the loss or its gradient is not finite")
-    require(metrics["grad_norm"] == 0, f"the gradient's norm is {metrics['grad_norm']:.3g}")
+    coupled = run.loss(empty)[1].weight is None
+    require(
+        coupled or metrics["grad_norm"] == 0, f"the gradient's norm is {metrics['grad_norm']:.3g}"
+    )
+    if not coupled:
+        same = jax.tree.map(np.array_equal, host(state.model_state), host(run.state.model_state))
+        require(all(jax.tree.leaves(same)), "the model state moved")
 
 
 def _check_order(run: _Run) -> None:

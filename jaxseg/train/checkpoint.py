@@ -6,6 +6,7 @@ model_state to predict with), `training` (the rest of the state), `data` (iterat
 """
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -108,6 +109,8 @@ class Checkpoints:
             return
         params, model_state = evaluation_variables(state)
         variables = {"step": state.step, "params": params, "model_state": model_state}
+        # A NaN would break the order of the others.
+        judged = self._best and math.isfinite(figures.get(self._best, math.nan))
         try:
             self._manager.save(
                 step,
@@ -117,7 +120,7 @@ class Checkpoints:
                     data=ocp.args.JsonSave({"iterators": data}),
                     figures=ocp.args.JsonSave(dict(figures)),
                 ),
-                metrics=dict(figures) if self._best in figures else None,
+                metrics=dict(figures) if judged else None,
             )
         except Exception as error:
             raise self._unwritten(error) from error

@@ -7,8 +7,8 @@ import jax
 from jax.sharding import Mesh
 
 from jaxseg.train.experiment import Evaluation
-from jaxseg.train.sharding import fetch, pad_batch, put_batch
-from jaxseg.types import Batch, Method, PyTree
+from jaxseg.train.sharding import fetch, pad_batch, put_same_batch
+from jaxseg.types import Batch, Method, Prediction, PyTree
 
 Progress = Callable[[Iterable, str], Iterable]
 
@@ -16,6 +16,33 @@ Progress = Callable[[Iterable, str], Iterable]
 def compile_predict(method: Method) -> Callable[[PyTree, PyTree, Batch], Any]:
     """`jit` of the method's prediction; compiled once for each shape of batch."""
     return jax.jit(method.predict)
+
+
+def predict_batch(
+    predict: Callable[[PyTree, PyTree, Batch], Any],
+    row: Evaluation,
+    params: PyTree,
+    model_state: PyTree,
+    batch: Batch,
+    mesh: Mesh,
+) -> tuple[Batch, Prediction]:
+    """Predicts and finishes a host batch; with several processes, each gets all of it.
+
+    Args:
+        predict: `compile_predict(row.method)`.
+        row: whose method finishes.
+        params: on the mesh.
+        model_state: on the mesh.
+        batch: the same on every process.
+        mesh: the batch is padded to a multiple of its size.
+
+    Returns:
+        The padded batch, and the finished prediction of NumPy arrays.
+    """
+    batch = pad_batch(batch, mesh.size)
+    inputs = {k: v for k, v in batch.items() if k in row.inputs}
+    prediction = fetch(predict(params, model_state, put_same_batch(inputs, mesh)))
+    return batch, row.method.finish(prediction, batch)
 
 
 def evaluate(
@@ -46,10 +73,8 @@ def evaluate(
         predict = compiled.setdefault(name, compile_predict(row.method))
         sums = None
         for batch in progress(row.data, name):
-            batch = pad_batch(batch, mesh.size)
-            inputs = {k: v for k, v in batch.items() if k in row.inputs}
-            prediction = fetch(predict(params, model_state, put_batch(inputs, mesh)))
-            new = row.metric.measure(row.method.finish(prediction, batch), batch)
+            batch, prediction = predict_batch(predict, row, params, model_state, batch, mesh)
+            new = row.metric.measure(prediction, batch)
             sums = new if sums is None else row.metric.merge(sums, new)
         if sums is None:
             raise ValueError(f"the evaluation {name!r} has no data")

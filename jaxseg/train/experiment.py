@@ -31,7 +31,9 @@ class Evaluation(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The numbers that the loop needs; None or 0 turns a thing off."""
+    """The numbers that the loop needs; None or 0 turns a thing off, but for the first three and
+    `log_every`, which is at least 1.
+    """
 
     steps: int
     seed: int = 0

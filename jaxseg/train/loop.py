@@ -26,6 +26,9 @@ from jaxseg.train.sharding import compile_step, data_mesh, put_batch, replicated
 from jaxseg.train.state import TrainState, init_state
 from jaxseg.types import Batch
 
+_AGREE_EVERY = 10
+"""Steps between which several processes ask each other whether to stop."""
+
 
 class NotFiniteError(ArithmeticError):
     """The loss or its gradient is not finite; the message says where."""
@@ -70,8 +73,11 @@ def fit(
         NotFiniteError: where a loss or gradient is not finite, with the step and the metric; the
             last good checkpoint is kept.
         InputError: if a checkpoint cannot be read or written, or a batch cannot be spread.
+        ValueError: if the phases or the schedule contradict themselves.
     """
     check_phases(phases)
+    if schedule.log_every < 1:
+        raise ValueError(f"log_every is {schedule.log_every}; expected 1 or more")
     mesh = data_mesh() if mesh is None else mesh
     folder = Path(workdir)
     streams = [_Stream(source) for source in distinct([phase.data for phase in phases])[0]]
@@ -105,7 +111,8 @@ def fit(
 
     try:
         with _Signals() as signals:
-            while step < schedule.steps and signals.caught is None:
+            stop = None
+            while step < schedule.steps and stop is None:
                 place = locate(phases, step)
                 batch = put_batch(next(streams[slots[place.phase]]), mesh)
                 with jax.transfer_guard("disallow"):
@@ -118,19 +125,22 @@ def fit(
                 if evaluate and (_due(step, schedule.evaluate_every) or last):
                     meter.flush(step)
                     figures, evaluated = evaluate(state, step, log), step
+                    if schedule.best and schedule.best not in figures:
+                        raise ValueError(f"best is {schedule.best!r}; there are {sorted(figures)}")
                     log.scalars(step, figures, show=_sentence(step, figures))
                     meter.restart()
                 judged = evaluated == step and schedule.best
                 if _due(step, schedule.save_every) or last or judged:
                     save()
-            if checkpoints.latest is None or (signals.caught is not None and step < schedule.steps):
+                stop = signals.agreed(step)
+            if checkpoints.latest is None or (stop is not None and step < schedule.steps):
                 save()
     finally:
         try:
             log.close()
         finally:
             checkpoints.close()
-    return FitResult(state, figures, signals.caught if step < schedule.steps else None)
+    return FitResult(state, figures, stop if step < schedule.steps else None)
 
 
 def _due(step: int, every: int) -> bool:
@@ -177,13 +187,13 @@ class _Stream:
 
     def resume(self, state: Any, used: int) -> None:
         """Goes to a saved place, or, where there is none, past the batches that were used."""
-        self._peeked = None
-        self._iterator = iter(self._source)
         if state is not None:
+            self._peeked = None
+            self._iterator = iter(self._source)
             self._iterator.set_state(state)  # type: ignore[attr-defined]
             return
         for _ in range(used):
-            next(self._iterator)
+            next(self)
 
 
 class _Signals:
@@ -204,6 +214,17 @@ class _Signals:
     def _remember(self, number: int, frame: Any) -> None:
         self.caught = number
         self._restore()
+
+    def agreed(self, step: int) -> int | None:
+        """The signal that any process caught; asked for after the same steps by all of them."""
+        if jax.process_count() == 1:
+            return self.caught
+        if step % _AGREE_EVERY:
+            return None
+        from jax.experimental import multihost_utils
+
+        caught = multihost_utils.process_allgather(np.array(self.caught or 0, np.int32))
+        return int(caught.max()) or None
 
     def _restore(self) -> None:
         while self._before:

@@ -58,6 +58,16 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     )
 
 
+def put_same_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Sends a batch that every process holds in full; each sends its own rows of it."""
+    count = jax.process_count()
+    if count > 1:
+        rows = len(next(iter(batch.values()))) // count
+        first = jax.process_index() * rows
+        batch = {name: x[first : first + rows] for name, x in batch.items()}
+    return put_batch(batch, mesh)
+
+
 def pad_batch(batch: Batch, multiple: int) -> Batch:
     """Repeats the last example, with weight 0, until the size is a multiple of `multiple`."""
     missing = -len(batch["weight"]) % multiple

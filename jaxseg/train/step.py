@@ -53,7 +53,7 @@ def make_train_step(
     Returns:
         The step. Its metrics are replicated float32 scalars: the method's own, `loss`, `grad_norm`
         and `ok` (bool). Where the loss or the gradient is not finite, `ok` is False and the state
-        stays as it was, but for the step number.
+        stays as it was, but for the step number; so it does where no example counts.
 
     Raises:
         ValueError: if accumulate < 1; when traced, if it does not divide the batch, if the loss
@@ -104,13 +104,13 @@ def make_train_step(
         sums = collective.total(sums, axis_name)
 
         total = jnp.where(sums.weight > 0, sums.weight, 1.0)
-        grads = _times(sums.gradient, 1 / total)
+        grads = _over(sums.gradient, total)
         metrics = {name: m / total for name, m in sums.metrics.items()}
         model_state = sums.model_state
         if accumulate > 1 or axis_name is not None:
             model_state = jax.tree.map(
-                lambda new, old: jnp.where(sums.weight > 0, new / total, old).astype(old.dtype),
-                model_state,
+                lambda mean, old: mean.astype(old.dtype),
+                _over(model_state, total),
                 state.model_state,
             )
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -124,8 +124,10 @@ def make_train_step(
             variables = {"params": new_params, "model_state": model_state}
             ema = optax.incremental_update(variables, state.ema, 1 - ema_decay)
             new = new._replace(ema=ema)
+        # A batch of padding alone must not move momentum and batch statistics either.
+        counts = ok & (sums.weight > 0)
         new = jax.tree.map(
-            lambda old, new: old if old is new else jnp.where(ok, new, old), state, new
+            lambda old, new: old if old is new else jnp.where(counts, new, old), state, new
         )
         return new._replace(step=state.step + 1), {**metrics, "ok": ok}
 
@@ -135,6 +137,7 @@ def make_train_step(
 def _scalar(value: Array, weight: Array, name: str) -> Array:
     if jnp.ndim(value) != 0:
         raise ValueError(f"a loss with weight=None is a scalar, but {name} is {jnp.shape(value)}")
+    value = _wide(value)
     return value * weight.astype(value.dtype)
 
 
@@ -144,12 +147,22 @@ def _per_example(value: Array, weight: Array, name: str) -> Array:
             f"{name} must be one value per example, like weight {weight.shape}, "
             f"but it is {value.shape}"
         )
+    value = _wide(value)
     weight = jax.lax.stop_gradient(weight).astype(value.dtype)
     return jnp.sum(jnp.where(weight > 0, weight * value, jnp.zeros_like(value)))
 
 
+def _wide(value: Array) -> Array:
+    """Flags and counts are averaged like any metric, and bfloat16 is summed in float32."""
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 def _times(tree: PyTree, factor: Array) -> PyTree:
     return jax.tree.map(lambda x: x * factor.astype(jnp.result_type(x, jnp.float32)), tree)
+
+
+def _over(tree: PyTree, divisor: Array) -> PyTree:
+    return jax.tree.map(lambda x: x / divisor.astype(jnp.result_type(x, jnp.float32)), tree)
 
 
 def _split(batch: Batch, accumulate: int) -> Batch:

@@ -46,6 +46,12 @@ def test_numbers_that_no_image_holds_are_left_out():
         )
 
 
+def test_the_number_that_chooses_the_best_must_fit():
+    config = dataclasses.replace(SMALL, validation_split="test", validation_superpixels=(99999, 10))
+    with pytest.raises(InputError, match=r"cannot hold 99999.*validation_superpixels"):
+        build(config).validation(samples_path())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -62,10 +68,11 @@ def test_numbers_that_cannot_be_used(change):
         build(dataclasses.replace(SMALL, **change))
 
 
-def test_a_network_that_a_config_file_misspells():
+@pytest.mark.parametrize("field", ["network", "decay"])
+def test_a_word_that_a_config_file_misspells(field):
     config = dataclasses.replace(SMALL)
-    object.__setattr__(config, "network", "wide")  # past the annotation, as JSON is
-    with pytest.raises(InputError, match="network is 'wide'"):
+    object.__setattr__(config, field, "wide")  # past the annotation, as JSON is
+    with pytest.raises(InputError, match=f"{field} is 'wide'"):
         build(config)
 
 

@@ -1,5 +1,6 @@
 """The one loop: records, checkpoints, resuming, signals, failures."""
 
+import itertools
 import json
 import os
 import signal
@@ -77,6 +78,31 @@ def test_resuming_inside_a_phase_equals_no_interruption(tmp_path, stateful, shar
     assert steps == sorted(steps)
 
 
+def test_a_generator_goes_on_where_it_stood(tmp_path):
+    def batches():
+        return (toys.batch(seed=i) for i in itertools.count())
+
+    def run(steps, folder):
+        phase = Phase("", toys.two_heads()[0], optax.sgd(0.1), 1, batches())
+        return fit([phase], Schedule(steps), folder)
+
+    whole = run(5, tmp_path / "whole")
+    run(2, tmp_path / "parts")
+    assert_identical(whole.state, run(5, tmp_path / "parts").state)
+
+
+def test_a_schedule_that_contradicts_itself(tmp_path):
+    with pytest.raises(ValueError, match="log_every is 0"):
+        fit(alternating(), Schedule(2, log_every=0), tmp_path)
+    with pytest.raises(ValueError, match="best is 'row/asa'; there are"):
+        fit(
+            alternating(),
+            Schedule(2, best="row/asa"),
+            tmp_path,
+            evaluate=lambda state, step, log: {"row/score": 1.0},
+        )
+
+
 def test_nothing_is_retraced_and_nothing_moves_implicitly(tmp_path):
     method = toys.two_networks()
     traced = method._replace(loss=chex.assert_max_traces(method.loss, n=1))
@@ -104,6 +130,14 @@ def test_records(tmp_path):
     assert (tmp_path / "pictures" / "row_picture_0000004.png").exists()
     assert list((tmp_path / "events").iterdir())
     kept = Checkpoints(tmp_path / "checkpoints", best="row/score", read_only=True)
+    assert (kept.latest, kept.best) == (6, 2)
+
+
+def test_a_figure_that_is_not_a_number_is_never_the_best(tmp_path):
+    scores = {2: 0.9, 4: float("nan"), 6: 0.5}
+    schedule = Schedule(6, evaluate_every=2, best="score")
+    fit(alternating(), schedule, tmp_path, evaluate=lambda _, step, log: {"score": scores[step]})
+    kept = Checkpoints(tmp_path / "checkpoints", best="score", read_only=True)
     assert (kept.latest, kept.best) == (6, 2)
 
 

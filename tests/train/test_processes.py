@@ -1,6 +1,8 @@
-"""Two processes, each with its part of the batch, train as one does."""
+"""Two processes, each with its part of the batch, train, stop and go on as one does."""
 
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -11,8 +13,11 @@ import optax
 import pytest
 import toys
 
-from jaxseg.train import Phase, Schedule, fit
+from jaxseg.train import Evaluation, Phase, Schedule, fit
+from jaxseg.train.evaluate import evaluate
 from jaxseg.train.log import read_metrics
+from jaxseg.train.sharding import data_mesh
+from jaxseg.types import Metric
 
 PROGRAM = """
 import sys
@@ -22,7 +27,10 @@ index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=index)
 import numpy as np
 from test_processes import train
-result = train(folder, rows=slice(8 * index, 8 * index + 8))
+result = train(folder, rows=slice(8 * index, 8 * index + 8), kill=index == 1)
+if result.stopped_by is not None:
+    assert int(result.state.step) == 10, int(result.state.step)
+    result = train(folder, rows=slice(8 * index, 8 * index + 8))
 assert jax.device_count() == 4 and jax.process_count() == 2
 leaves = jax.tree.leaves((result.state.params, result.state.model_state))
 np.savez(f"{folder}/process{index}.npz", *map(np.asarray, leaves))
@@ -30,17 +38,38 @@ np.savez(f"{folder}/process{index}.npz", *map(np.asarray, leaves))
 
 
 class Part:
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, kill):
+        self.rows, self.kill = rows, kill
 
     def __iter__(self):
         for seed in range(100):
+            if self.kill and seed == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
             yield {name: x[self.rows] for name, x in toys.batch(seed=seed).items()}
 
 
-def train(folder, rows=slice(None), mesh=None):
-    phase = Phase("", toys.two_networks(), optax.sgd(0.1), 1, Part(rows))
-    return fit([phase], Schedule(5, save_every=2, log_every=2), folder, mesh=mesh)
+def correct():
+    """How many pixels are right, and how many there are."""
+
+    def measure(prediction, batch):
+        counted = (batch["label"] >= 0) & (batch["weight"] > 0)[:, None, None]
+        right = prediction["classes"] == batch["label"]
+        return np.array([np.sum(right & counted), np.sum(counted)], np.int64)
+
+    return Metric(measure, np.add, lambda sums: {"accuracy": sums[0] / sums[1], "n": sums[1]})
+
+
+def train(folder, rows=slice(None), kill=False):
+    """Twelve steps; the loop stops all processes after the tenth if one is killed before."""
+    method, mesh = toys.two_networks(), data_mesh()
+    row = Evaluation(method, correct(), [toys.batch(3, seed=1000), toys.batch(3, seed=1001)])
+
+    def judge(state, step, log):
+        return evaluate({"toy": row}, state.params, state.model_state, mesh)
+
+    phase = Phase("", method, optax.sgd(0.1), 1, Part(rows, kill))
+    schedule = Schedule(12, save_every=5, log_every=4, evaluate_every=4)
+    return fit([phase], schedule, folder, evaluate=judge, mesh=mesh)
 
 
 @pytest.mark.slow
@@ -69,5 +98,7 @@ def test_two_processes_equal_one(tmp_path):
         with np.load(shared / f"process{i}.npz") as got:
             for name, leaf in zip(got.files, expected, strict=True):
                 np.testing.assert_allclose(got[name], leaf, rtol=1e-4, atol=1e-6)
-    steps = [line["step"] for line in read_metrics(shared)]
-    assert steps == [2, 4, 5]
+    lines, alone = read_metrics(shared), read_metrics(tmp_path / "one")
+    judged = [(line["step"], line["toy/accuracy"]) for line in lines if "toy/n" in line]
+    assert judged == [(line["step"], line["toy/accuracy"]) for line in alone if "toy/n" in line]
+    assert [step for step, _ in judged] == [4, 8, 12]

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxseg.train import init_state, make_train_step
 from jaxseg.train.optimizers import by_parameter
 from jaxseg.train.sharding import compile_step, data_mesh, pad_batch, put_batch
+from jaxseg.types import LossOutput, Method
 
 SGD = optax.sgd(0.5)  # Adam would hide a wrong scale.
 
@@ -187,10 +188,18 @@ def test_a_step_that_is_not_finite_changes_nothing():
 def test_a_batch_of_padding_alone_has_no_gradient():
     batch = toys.batch()
     batch["weight"] *= 0
+    optimizer = optax.adam(0.1)
     for name in ("two_heads", "two_networks", "instances"):
-        _, metrics = plain(toys.ALL[name](), batch)
+        method = toys.ALL[name]()
+        step = jax.jit(make_train_step(method.loss, optimizer))
+        before, _ = step(start(method, optimizer), toys.batch())
+        after, metrics = step(before, batch)
         assert metrics["ok"]
         assert metrics["grad_norm"] == 0
+        # Momentum and batch statistics stay too.
+        chex.assert_trees_all_equal(
+            *jax.device_get([s._replace(key=None, step=None) for s in (before, after)])
+        )
 
 
 def test_frozen_parameters_do_not_move_and_factors_scale_updates():
@@ -209,6 +218,34 @@ def test_frozen_parameters_do_not_move_and_factors_scale_updates():
         atol=1e-7,
     )
     np.testing.assert_allclose(after.params["two"], reference.params["two"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["plain", "checked"])
+def test_flags_and_counts_are_averaged_like_any_metric(how):
+    base = toys.two_heads()[0]
+
+    def loss(*arguments, **options):
+        value, out = base.loss(*arguments, **options)
+        metrics = {"count": jnp.full(value.shape, 4), "flag": value > -1, "half": value > 1e9}
+        return value, out._replace(metrics=metrics)
+
+    method = base._replace(loss=loss)
+    _, metrics = plain(method) if how == "plain" else mapped(method, how)
+    assert [float(metrics[n]) for n in ("count", "flag", "half")] == [4.0, 1.0, 0.0]
+
+
+def test_float64_gradients_are_divided_in_float64(x64):
+    def loss(params, model_state, batch, key, *, axis_name=None):
+        value = params["a"] * jnp.ones(3)
+        return value, LossOutput(model_state, batch["weight"], {})
+
+    state = init_state(
+        jax.random.key(0), Method(lambda key, batch: ({"a": jnp.ones(())}, {}), loss, None), {}, SGD
+    )
+    step = make_train_step(loss, SGD)
+    after, _ = step(state, {"weight": jnp.ones(3, jnp.float32)})
+    assert after.params["a"].dtype == jnp.float64
+    np.testing.assert_allclose(after.params["a"], 0.5, rtol=1e-15)
 
 
 def test_the_step_is_traced_once():
