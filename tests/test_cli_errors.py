@@ -174,7 +174,7 @@ class TestTraining:
             (("--variant", "huge"), ["no variant 'huge'", "paper, small, pix"]),
             (("--batch-size", 0), ["batch_size is 0", "1 or more"]),
             (("--steps", -1), ["steps is -1", "0 or more"]),
-            (("--seed", -1), ["seed is -1", "0 to"]),
+            (("--seed", -1), ["seed is -1", "give 0 or more"]),
             (("--num-features", 5), ["num_features is 5", "more than 5"]),
             (("--train-superpixels", 10_000), ["train_superpixels", "1 to 256"]),
             (("--train-split", "nope"), ["no split 'nope'", "train, test"]),
@@ -233,3 +233,17 @@ def truncated_copy(path):
 
 def smaller(path):
     Image.fromarray(partition((40, 50)).astype(np.uint16)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("superpixels", "a.png", "-n", "many"), "invalid literal for int() with base 10: 'many'"),
+        (("superpixels", "a.png", "--nonsense"), "--nonsense"),
+        (("evaluate",), "RUN"),
+        (("train", EXPERIMENT, "--data", "somewhere"), "--workdir"),
+    ],
+    ids=["not a number", "unknown", "missing", "train"],
+)
+def test_wrong_options_are_told_in_one_line(jaxseg, arguments, says):
+    jaxseg.refuses(*arguments, says=[says, "--help"])

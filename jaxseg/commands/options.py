@@ -1,5 +1,8 @@
 """What the subcommands share: parsing, progress, and which images are meant."""
 
+import contextlib
+import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,8 +23,20 @@ Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="T
 
 
 def parse(kind: type[T], argv: Sequence[str], name: str) -> T:
-    """Parses a subcommand's options; tyro ends the program with status 2 if they are wrong."""
-    return tyro.cli(kind, prog=f"jaxseg {name}", args=list(argv))
+    """Parses a subcommand's options; `--help` ends the program.
+
+    Raises:
+        InputError: if they are wrong, with what tyro says of it in one line.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=f"jaxseg {name}", args=list(argv))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = re.sub(r"[╭╮╰╯│─]+|Parsing error|Required options", " ", said.getvalue()).split()
+        raise InputError(" ".join(words)) from None
 
 
 def progress(items: Iterable[T], name: str, *, unit: str = "it") -> Iterable[T]:
@@ -138,6 +153,12 @@ def for_each_image(images: Sequence[Path], folder: Path, work: Callable[[Path], 
     return 2
 
 
+def _number(value: float) -> str:
+    if float(value).is_integer():
+        return f"{value:.0f}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+
+
 def table(figures: dict[str, float]) -> str:
     """Figures called "row/figure" as a table."""
     rows: dict[str, dict[str, float]] = {}
@@ -147,7 +168,7 @@ def table(figures: dict[str, float]) -> str:
     columns = list(dict.fromkeys(c for row in rows.values() for c in row))
     lines = [["", *columns]]
     for name, cells in rows.items():
-        lines.append([name, *(f"{cells[c]:.4f}" if c in cells else "" for c in columns)])
+        lines.append([name, *(_number(cells[c]) if c in cells else "" for c in columns)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
     return "\n".join(
         "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxseg.commands.options import check_data, progress, table
+from jaxseg.commands.options import check_data, parse, progress, table
 from jaxseg.types import InputError
 
 USAGE = "jaxseg train EXPERIMENT.py --data DIR --workdir DIR"
@@ -122,7 +122,7 @@ def _parse(argv: Sequence[str]) -> tuple[Any, Any]:
     )
     # tyro's help leaves out what is given already.
     rest = [a for a in argv if not (wanted and a == experiment)]
-    parsed: Any = tyro.cli(options, prog="jaxseg train", args=rest)
+    parsed: Any = parse(options, rest, "train")
     return parsed, parsed.config
 
 

@@ -70,8 +70,8 @@ def soft_slic(
     Starts from the mean feature of every cell. Affinities are
     Q = softmax over the nine candidates of -||x - s||^2 (eq. 3), updates s = sum(Q x) / sum(Q)
     (eq. 4); a superpixel whose sum(Q) falls below 1e-3 gets s = 0 and no gradient.
-    Gradients flow through all iterations; their memory holds the centres of each iteration, not
-    the affinities.
+    Gradients (in reverse mode) flow through all iterations; their memory holds the centres of
+    each iteration, not the affinities.
 
     Args:
         features: x, per pixel. Computed in float32, or in float64 if given so.

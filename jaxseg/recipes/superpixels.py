@@ -1,6 +1,7 @@
 """Training SSN on any folder of segmentations; the experiments choose the numbers."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,9 @@ class Config:
         width: channels of the deep network.
         train_superpixels: numbers of superpixels in a crop; of several, training cycles.
         train_iters: v when training.
+        num_superpixels: asked for by `jaxseg predict`.
         num_iters: v when predicting.
+        num_labels: segments of a crop that count; those beyond are ignored.
         compactness: weight of the compactness loss.
         position_scale: η of the position features.
         crop_size: side of a training crop in pixels.
@@ -53,7 +56,9 @@ class Config:
     width: int = 64
     train_superpixels: tuple[int, ...] = (100,)
     train_iters: int = 5
+    num_superpixels: int = 100
     num_iters: int = 10
+    num_labels: int = 50
     compactness: float = 1e-5
     position_scale: float = ssn.POSITION_SCALE
     crop_size: int = 201
@@ -85,7 +90,7 @@ def build(config: Config) -> Experiment:
     _check(config)
     network = _network(config)
 
-    def method(*, num_superpixels: int = config.evaluation_superpixels[0]) -> Method:
+    def method(*, num_superpixels: int = config.num_superpixels) -> Method:
         return ssn.method(
             network,
             num_superpixels=num_superpixels,
@@ -93,6 +98,7 @@ def build(config: Config) -> Experiment:
             train_iters=config.train_iters,
             compactness=config.compactness,
             position_scale=config.position_scale,
+            num_labels=config.num_labels,
         )
 
     def phases(folder: Path) -> Sequence[Phase]:
@@ -157,7 +163,9 @@ def build(config: Config) -> Experiment:
 
 
 def _labelled(folder: Path, split: str, **options: Any) -> Any:
-    source = data.open_data(folder, split, as_partition=True, cache_bytes=CACHE_BYTES, **options)
+    source = data.open_data(
+        folder, split, as_partition=True, channels="rgb", cache_bytes=CACHE_BYTES, **options
+    )
     if source.info.kind not in ("partition", "classes"):
         raise InputError(
             f"{folder}: holds {source.info.kind} images; give data with labels, see dataset.json"
@@ -202,6 +210,25 @@ def _network(config: Config) -> Network:
     return networks.pix()
 
 
+_LEAST = {
+    "crop_size": 1,
+    "batch_size": 1,
+    "width": 1,
+    "train_iters": 1,
+    "num_iters": 1,
+    "num_superpixels": 1,
+    "num_labels": 1,
+    "log_every": 1,
+    "save_every": 1,
+    "steps": 0,
+    "seed": 0,
+    "evaluate_every": 0,
+    "compactness": 0,
+    "scale_mean": 0,
+    "ema_decay": 0,
+}
+
+
 def _check(config: Config) -> None:
     if config.network not in ("deep", "linear", "pix"):
         raise InputError(f"network is {config.network!r}; choose deep, linear or pix")
@@ -210,12 +237,16 @@ def _check(config: Config) -> None:
     for name in ("train_superpixels", "validation_superpixels", "evaluation_superpixels"):
         if not getattr(config, name):
             raise InputError(f"{name} is empty; give at least one number")
-    positive = ("crop_size", "batch_size", "width", "train_iters", "num_iters", "log_every")
-    for name in positive:
-        if getattr(config, name) < 1:
-            raise InputError(f"{name} is {getattr(config, name)}; give 1 or more")
-    if config.steps < 0:
-        raise InputError(f"steps is {config.steps}; give 0 or more")
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value >= least):
+            raise InputError(f"{name} is {value}; give {least} or more")
+    for name in ("learning_rate", "position_scale"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}; give more than 0")
+    if config.ema_decay >= 1:
+        raise InputError(f"ema_decay is {config.ema_decay}; give less than 1")
     if not 0 <= config.seed < 2**31:
         raise InputError(f"seed is {config.seed}; give 0 to 2^31 - 1")
     if config.num_features <= networks.NUM_INPUTS:

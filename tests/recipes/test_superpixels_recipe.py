@@ -82,3 +82,21 @@ def test_the_papers_numbers():
     assert (config.learning_rate, config.decay) == (1e-4, "constant")
     assert (config.num_features, config.train_iters, config.num_iters) == (20, 5, 10)
     assert (config.train_superpixels, config.train_split) == ((100,), "train+val")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale_mean", float("nan")),
+        ("ema_decay", 2.0),
+        ("learning_rate", -1.0),
+        ("position_scale", 0.0),
+        ("save_every", 0),
+        ("evaluate_every", -1),
+        ("compactness", float("inf")),
+        ("seed", -1),
+    ],
+)
+def test_numbers_out_of_range(field, value):
+    with pytest.raises(InputError, match=f"{field} is"):
+        build(dataclasses.replace(SMALL, **{field: value}))
