@@ -52,7 +52,7 @@ def main() -> None:
     peers: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
         "jaxseg slic": _ours,
         "scikit-image slic": _theirs,
-        "the same, its own": _theirs_by_default,
+        "scikit-image default": _theirs_by_default,
     }
     for name, segment in peers.items():
         curves[name] = _measure(source, segment, options.requested)

@@ -215,9 +215,9 @@ img {{ max-width: 100% }} .curve {{ width: 48%; min-width: 420px }}
 </style>
 <h1>Superpixels learned in {steps} steps</h1>
 <p>A small Superpixel Sampling Network, trained on this machine on 30 fluorescence images of cell
-nuclei (CC0), and measured on {images} others. scikit-image's SLIC was asked for the number of
-regions that the network produced. ASA is the share of pixels that the best labelling of whole
-regions gets right.</p>
+nuclei (CC0), and measured on {images} others. scikit-image's SLIC, as it comes, was asked for the
+number of regions that the network produced. ASA is the share of pixels that the best labelling of
+whole regions gets right.</p>
 <table><tr>{head}</tr>{body}</table>
 {pictures}
 <h2>The images with the most nuclei</h2><img src="{_inline(sheet)}">
