@@ -120,8 +120,13 @@ def image_size(path: Path | io.BufferedIOBase, *, name: str | None = None) -> tu
     Raises:
       InputError: the file is missing or no image.
     """
+    from PIL import TiffImagePlugin
+
     with _opened(path, _name(path, name)) as image:
         width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            # Some releases of Pillow have turned `size` already.
+            width, height = image.tag_v2[256], image.tag_v2[257]
         turned = image.getexif().get(0x0112, 1) >= 5
     return (width, height) if turned else (height, width)
 

@@ -105,10 +105,11 @@ def test_cmyk(tmp_path):
         (8, lambda a: np.rot90(a, 1)),
     ],
 )
-def test_exif_orientation(tmp_path, orientation, turn):
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_exif_orientation(tmp_path, orientation, turn, ending):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path / "a.png", Image.fromarray(COLOUR), exif=exif)
+    path = save(tmp_path / f"a.{ending}", Image.fromarray(COLOUR), exif=exif)
     expected = turn(COLOUR)
     np.testing.assert_array_equal(read_image(path), expected)
     assert image_size(path) == expected.shape[:2]
