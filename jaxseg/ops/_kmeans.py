@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxseg.ops import _blocks
+from jaxseg.ops import _blocks, _kmeans_pallas
 from jaxseg.ops._blocks import Layout, matmul
 
 MIN_MASS = 1e-3
@@ -104,20 +104,16 @@ def soft_kmeans(
 def _forward(features, mask, layout, num_iters):
     data = cells(features, mask, layout)
 
-    def associate(state, points):
-        return jax.nn.softmax(matmul(_distance_matrix(state[..., :-1], data), points.mT), axis=2)
-
-    def update(affinity):
-        return _mean(_collect(matmul(affinity, data.points), data), data)
-
     def step(state, _):
-        return update(associate(state, data.points)), state
+        slabs = _kmeans_pallas.slab_sums(data.points, _distance_matrix(state[..., :-1], data))
+        return _mean(_collect(slabs, data), data), state
 
     # Zero but for rounding: in float32 the second mean mends the first.
     state = _mean(data.points.sum(2), data)
     state, history = jax.lax.scan(step, state, None, length=num_iters - 1)
-    affinity = associate(state, data.everywhere)
-    final = update(affinity)
+    logits = matmul(_distance_matrix(state[..., :-1], data), data.everywhere.mT)
+    affinity = jax.nn.softmax(logits, axis=2)
+    final = _mean(_collect(matmul(affinity, data.points), data), data)
     history = jnp.concatenate([history, jnp.stack([state, final])])
     output = _blocks.from_blocks(affinity.mT, layout), final[..., :-1] + data.own
     return output, (features, mask, history)
