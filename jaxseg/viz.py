@@ -6,7 +6,7 @@ belong to no region.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
@@ -189,6 +189,16 @@ def _shorten(text: str, fits) -> str:
     return text + "…"
 
 
+class Panel(NamedTuple):
+    """One of the plots of `curve_panels`; the fields are those of `curve_plot`."""
+
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]]
+    xlabel: str
+    ylabel: str
+    log_x: bool = False
+    """Whether x is on a logarithmic axis."""
+
+
 def curve_plot(
     series: Mapping[str, tuple[ArrayLike, ArrayLike]],
     *,
@@ -207,29 +217,92 @@ def curve_plot(
     Returns:
         The picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for number, (name, (x, y)) in enumerate(series.items()):
+    _draw_curves(axes, Panel(series, xlabel, ylabel), title)
+    if series:
+        axes.legend(frameon=False, fontsize=9)
+    return _render(figure)
+
+
+def curve_panels(panels: Sequence[Panel]) -> UInt8[np.ndarray, "h w 3"]:
+    """Plots curves side by side, with one legend below; large enough to be shown at half size.
+
+    Args:
+        panels: one at least; a name has one colour in all of them.
+
+    Returns:
+        The picture, 750 pixels wide for each panel and 870 high.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    from matplotlib.figure import Figure
+
+    if not panels:
+        raise ValueError("panels is empty: expected one or more")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    figure = Figure(figsize=(5.0 * len(panels), 5.8), dpi=150, layout="constrained")
+    handles: dict[str, Any] = {}
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        handles |= _draw_curves(axes, panel, names=names, size=14.0)
+    if names:
+        figure.legend(
+            [handles[name] for name in names],
+            names,
+            loc="outside lower center",
+            ncols=min(len(names), 1 + len(panels)),
+            frameon=False,
+            fontsize=14,
+        )
+    return _render(figure)
+
+
+def _draw_curves(
+    axes: Any, panel: Panel, title: str = "", *, names: Sequence[str] = (), size: float = 10.0
+) -> dict[str, Any]:
+    """Draws on axes; the place of a curve's name among `names` chooses its colour."""
+    lines = {}
+    for name, (x, y) in panel.series.items():
+        number = list(names or panel.series).index(name)
         color = _CURVES[number % len(_CURVES)]
         sparse = np.size(x) <= 30
         marker = _MARKERS[number % len(_MARKERS)] if sparse else None
         dashes = "-" if number < len(_CURVES) else "--"
         thick = 1.8 if sparse else 1.1
-        axes.plot(x, y, dashes, color=color, marker=marker, ms=5, lw=thick, label=name)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+        lines[name] = axes.plot(
+            x, y, dashes, color=color, marker=marker, ms=size / 2, lw=thick, label=name
+        )[0]
+    axes.set_xlabel(panel.xlabel, fontsize=size)
+    axes.set_ylabel(panel.ylabel, fontsize=size)
     if title:
-        axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+        axes.set_title(title, loc="left", fontsize=1.2 * size, fontweight="bold")
+    if panel.log_x:
+        _log_axis(axes, [[], *(x for x, _ in panel.series.values())])
     axes.grid(color="#e3e5e8", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#9a9ea5")
-    axes.tick_params(color="#9a9ea5", labelsize=9)
-    if series:
-        axes.legend(frameon=False, fontsize=9)
+    axes.tick_params(color="#9a9ea5", labelsize=0.9 * size)
+    return lines
+
+
+def _log_axis(axes: Any, values: Sequence[ArrayLike]) -> None:
+    """Marks 1, 2 and 5 of each decade by plain numbers."""
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    finite = [float(x) for x in np.concatenate([np.ravel(x) for x in values]) if np.isfinite(x)]
+    low, high = min(finite, default=1.0), max(finite, default=1.0)
+    marks = [m * 10.0**e for e in range(-9, 10) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    axes.set_xticks(marks, [f"{mark:g}" for mark in marks])
+
+
+def _render(figure: Any) -> UInt8[np.ndarray, "h w 3"]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

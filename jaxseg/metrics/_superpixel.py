@@ -143,7 +143,7 @@ def _overlap(
 ) -> dict[str, np.float64]:
     """The measures that need only the sizes of the intersections."""
     base = int(annotation.max()) + 1
-    keys, shared = np.unique(regions.astype(np.int64) * base + annotation, return_counts=True)
+    keys, shared = _count(regions.astype(np.int64) * base + annotation)
     _, starts, s = np.unique(keys // base, return_index=True, return_inverse=True)
     _, g = np.unique(keys % base, return_inverse=True)
     size = np.add.reduceat(shared, starts)[s]
@@ -153,6 +153,15 @@ def _overlap(
         "ue_np": np.minimum(shared, size - shared).sum() / regions.size,
         "ue_levin": np.mean((np.bincount(g, size) - segment) / segment),
     }
+
+
+def _count(keys: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """The keys that occur, rising, and how often; sorts only where a table would be large."""
+    if keys.max() >= 16 * keys.size:
+        return np.unique(keys, return_counts=True)
+    table = np.bincount(keys)
+    found = np.flatnonzero(table)
+    return found, table[found]
 
 
 def _neighbors(labels: np.ndarray, valid: np.ndarray):
@@ -177,10 +186,15 @@ def _boundaries(
 
 def _window(marked: Bool[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w"]:
     """Whether the (2r+1)² window around each pixel, cut at the border, holds a marked one."""
-    from scipy.ndimage import maximum_filter
-
-    near = maximum_filter(marked.view(np.uint8), size=2 * radius + 1, mode="constant")
-    return near.view(bool)
+    rows = marked.copy()
+    for step in range(1, radius + 1):
+        rows[step:] |= marked[:-step]
+        rows[:-step] |= marked[step:]
+    near = rows.copy()
+    for step in range(1, radius + 1):
+        near[:, step:] |= rows[:, :-step]
+        near[:, :-step] |= rows[:, step:]
+    return near
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> float:

@@ -130,6 +130,14 @@ def test_perfect_segmentation():
     assert flat["co"] == pytest.approx(math.pi / 4)
 
 
+def test_numbers_of_the_segments_change_nothing():
+    rng = np.random.default_rng(8)
+    s, g = blocks(rng, (20, 20), 3, 50), blocks(rng, (20, 20), 6, 5)
+    # Counted in a table, by sorting, and with windows beyond the image.
+    assert figures(s, g[None] * 100_003) == figures(s, g[None])
+    assert figures(s, g[None], radius=25)["br"] == figures(s, g[None], radius=19)["br"] == 1.0
+
+
 def test_ignored_pixels_change_nothing():
     rng = np.random.default_rng(4)
     s, g = blocks(rng, (20, 20), 3, 50), blocks(rng, (20, 20), 6, 5)
