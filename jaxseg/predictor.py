@@ -1,5 +1,6 @@
 """From a trained run to predictions on images."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import numpy as np
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.run_folder import open_run
-from jaxseg.types import InputError, Method, PyTree
+from jaxseg.types import Batch, InputError, Method, Prediction, PyTree
 
 _BRIGHTEST = 2.0
 """Resampling overshoots 1 by a little; a float image of 0..255 goes far beyond."""
@@ -25,6 +26,7 @@ class Predictor:
         model_state: batch statistics, likewise.
         experiment: what was trained.
         step: of the checkpoint.
+        programs: how many were compiled so far, or found compiled on disk.
     """
 
     def __init__(self, experiment: Experiment, params: PyTree, model_state: PyTree, step: int = 0):
@@ -33,6 +35,7 @@ class Predictor:
         self.params = params
         self.model_state = model_state
         self.step = step
+        self.programs = 0
         self._compiled: dict[Any, tuple[Method, Callable]] = {}
 
     def __call__(self, image: Any, **options: Any) -> dict[str, np.ndarray]:
@@ -59,34 +62,74 @@ class Predictor:
                     f"expected uint8, or floats in [0, 1]; got {image.dtype} up to {np.max(image)}"
                 )
             image = image.astype(np.float32)
-        chosen = tuple(sorted(options.items()))
-        if chosen not in self._compiled:
-            method = self.experiment.method(**options)
-            self._compiled[chosen] = (method, jax.jit(method.predict))
-        method, predict = self._compiled[chosen]
         batch = {
             "image": image[None],
             "index": np.zeros(1, np.int32),
             "weight": np.ones(1, np.float32),
             "size": np.array([image.shape[:2]], np.int32),
         }
-        prediction = jax.device_get(predict(self.params, self.model_state, batch))
-        finished = method.finish(prediction, batch)
+        finished = self.finish(self.predict(batch, **options), batch, **options)
         return {name: np.asarray(value)[0] for name, value in finished.items()}
+
+    def predict(self, batch: Batch, **options: Any) -> Prediction:
+        """Predicts for a batch, up to what is left for `finish`.
+
+        Each new shape and each new choice of options compiles once.
+
+        Args:
+            batch: on the host, with what the method needs; those of many sizes, for SSN, come from
+                `methods.ssn.bucket_batch`.
+            **options: as in a call.
+
+        Returns:
+            The method's prediction as NumPy arrays.
+        """
+        _, predict = self._method(options)
+        return jax.device_get(predict(self.params, self.model_state, batch))
+
+    def finish(self, prediction: Prediction, batch: Batch, **options: Any) -> Prediction:
+        """Completes what `predict` gave; on the host alone, so that threads may share it."""
+        method, _ = self._method(options)
+        return method.finish(prediction, batch)
+
+    def _method(self, options: dict[str, Any]) -> tuple[Method, Callable]:
+        chosen = tuple(sorted(options.items()))
+        if chosen not in self._compiled:
+            method = self.experiment.method(**options)
+
+            @functools.wraps(method.predict)
+            def predict(*arguments: Any) -> Prediction:
+                self.programs += 1  # Runs when it is traced.
+                return method.predict(*arguments)
+
+            self._compiled[chosen] = (method, jax.jit(predict))
+        return self._compiled[chosen]
 
 
 def load(path_or_name: Path | str, *, step: int | Literal["best", "latest"] = "best") -> Predictor:
-    """Opens a trained run.
+    """Opens trained weights.
 
-    The run's own copy of its experiment is executed: open only runs that you trust.
+    A run's own copy of its experiment is executed: open only runs that you trust. A file of
+    weights executes nothing.
 
     Args:
-        path_or_name: the run's folder.
-        step: "best" by the experiment's figure, "latest", or the number of a step that is kept.
+        path_or_name: a run's folder, a file of `jaxseg weights pack`, or the name of weights that
+            come with jaxseg (`jaxseg weights list`). A folder of that name goes first if it is a
+            run, that is, holds config.json.
+        step: of a run: "best" by the experiment's figure, "latest", or the number of a step that
+            is kept. A file holds one step, which is both.
 
     Raises:
-        InputError: if it is no run, has no such checkpoint, or the checkpoint is damaged.
+        InputError: if there is no such thing, or it is damaged, or has no such step.
     """
+    from jaxseg.weights import find, open_weights
+
+    file_of_weights = find(path_or_name)
+    if file_of_weights is not None:
+        predictor = Predictor(*open_weights(file_of_weights))
+        if step not in ("best", "latest", predictor.step):
+            raise InputError(f"{path_or_name}: is of step {predictor.step}, not {step}")
+        return predictor
     file, config = open_run(path_or_name)
     experiment = file.build(config)
     schedule = experiment.schedule

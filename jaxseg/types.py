@@ -134,7 +134,8 @@ class NetworkApplyFn(Protocol):
 
     With `train`, batch norm uses the statistics of the batch, over the examples where `mask`
     `[B]` is true and over `axis_name`, and the new running statistics are returned; without it,
-    the running ones, unchanged.
+    the running ones, unchanged. A network may take a `mask` `[B, H, W]` of pixels too, true inside
+    images that are padded at the right and at the bottom; then padding changes nothing inside them.
     """
 
     def __call__(

@@ -42,6 +42,8 @@ def run(argv: Sequence[str]) -> int:
     figures = evaluate(rows, params, model_state, mesh, progress=progress)
     print(f"{options.run}, step {predictor.step}, {options.split}")
     print(table(figures))
+    if not options.run.is_dir():  # bundled weights, or a file of weights
+        return 0
     record = {"step": predictor.step, "split": options.split, "figures": figures}
     path = options.run / f"evaluation_{options.split.replace('+', '_')}.json"
     write_text(path, json.dumps(record, indent=2) + "\n")

@@ -19,7 +19,11 @@ Images = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="IMAGE ...", help="Images, or folders of images.", help_behavior_hint=""),
 ]
-Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="The run's folder.")]
+Run = Annotated[
+    Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN", help="The run's folder; or weights by file or name."),
+]
 
 
 def parse(kind: type[T], argv: Sequence[str], name: str) -> T:
@@ -132,25 +136,61 @@ class Results:
         return paths
 
 
+class Tally:
+    """Counts the images that are done, with a bar on a terminal; tells of those passed over.
+
+    Attributes:
+        done: images so far.
+        total: images in all.
+    """
+
+    def __init__(self, total: int):
+        self.done, self.total = 0, total
+
+    def __enter__(self) -> "Tally":
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=self.total, desc="images", unit="image", disable=not sys.stderr.isatty()
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def add(self, error: InputError | None = None) -> None:
+        """Counts an image, or tells in one line why it was passed over."""
+        if error is None:
+            self.done += 1
+        else:
+            self._bar.clear()
+            print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
+        self._bar.update()
+
+    def tell(self, folder: Path) -> int:
+        """Prints where the results are; returns the exit status, 2 if an image was passed over."""
+        if self.done == self.total:
+            print(f"written to {folder}")
+            return 0
+        if self.done:
+            print(f"{self.done} of {self.total} images written to {folder}")
+        return 2
+
+
 def for_each_image(images: Sequence[Path], folder: Path, work: Callable[[Path], None]) -> int:
     """Does the work for every image; one that cannot be used is told and passed over.
 
     Returns:
         The exit status: 2 if there was such an image.
     """
-    done = 0
-    for path in progress(images, "images", unit="image"):
-        try:
-            work(path)
-            done += 1
-        except InputError as error:
-            print(f"jaxseg: {' '.join(str(error).split())}", file=sys.stderr)
-    if done == len(images):
-        print(f"written to {folder}")
-        return 0
-    if done:
-        print(f"{done} of {len(images)} images written to {folder}")
-    return 2
+    with Tally(len(images)) as tally:
+        for path in images:
+            try:
+                work(path)
+                tally.add()
+            except InputError as error:
+                tally.add(error)
+    return tally.tell(folder)
 
 
 def _number(value: float) -> str:

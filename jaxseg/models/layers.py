@@ -15,8 +15,8 @@ class BatchNorm(nn.Module):
     """Batch normalisation over the global batch, leaving padding out.
 
     Statistics are computed in float32 in two passes, from Σ w·x and Σ w over examples, pixels and
-    `axis_name`, so that they do not depend on how the batch is spread. The running variance is
-    the biased one, as in Linen.
+    `axis_name`, so that they do not depend on how the batch is spread or padded. The running
+    variance is the biased one, as in Linen.
     """
 
     momentum: float = 0.99
@@ -30,10 +30,10 @@ class BatchNorm(nn.Module):
         x: Float[Array, "b *size c"],
         *,
         train: bool = False,
-        mask: Shaped[Array, " b"] | None = None,
+        mask: Shaped[Array, " b"] | Shaped[Array, "b *size"] | None = None,
         axis_name: str | None = None,
     ) -> Float[Array, "b *size c"]:
-        """Normalises; `mask` `[B]` is true, or 1, where an example counts."""
+        """Normalises; `mask` is true, or 1, where an example `[B]` or a pixel `[B, ...]` counts."""
         channels = x.shape[-1]
         running_mean = self.variable(
             "batch_stats", "mean", lambda: jnp.zeros((channels,), jnp.float32)
@@ -45,11 +45,10 @@ class BatchNorm(nn.Module):
         rank_1 = (1,) * (x.ndim - 1)
         if train:
             axes = tuple(range(x.ndim - 1))
-            counts = math.prod(x.shape[1:-1])
             if mask is None:
-                weight = jnp.ones((x.shape[0], *rank_1), wide.dtype)
-            else:
-                weight = jnp.reshape(mask, (-1, *rank_1)).astype(wide.dtype)
+                mask = jnp.ones(x.shape[:1])
+            weight = mask.astype(wide.dtype).reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+            counts = math.prod(x.shape[mask.ndim : -1])
             total = collective.psum(jnp.sum(weight) * counts, axis_name)
             total = jnp.maximum(total, 1)
             mean = collective.psum(jnp.sum(wide * weight, axes), axis_name) / total

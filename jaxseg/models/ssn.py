@@ -3,6 +3,10 @@
 Each takes `[B, H, W, 5]`, the scaled (y, x, L, a, b) of every pixel, and gives
 `[B, H, W, num_features]`: the five that came in first, then the learned ones.
 
+A `mask` `[B, H, W]` says which pixels are of the image, where images are padded at the right and at
+the bottom: inside it the features are those of the image alone, since whatever reaches a
+convolution from beyond is 0, as at a border.
+
 Deviations from the released Caffe code:
     - weights start from He's normal distribution, not from N(0, 0.001²): batch norm makes the
       scale of all but the last layer irrelevant, and Adam leaves the flat start sooner. The last
@@ -33,7 +37,21 @@ class _Deep(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w 5"], *, train=False, mask=None, axis_name=None
     ) -> Float[Array, "b h w k"]:
-        def block(y, name):
+        # Pixels that count at each scale. The pooling's own windows tell which node still sees one;
+        # activations are never negative, so that 0 beyond the border hides behind any inside.
+        masks = [mask] * 3
+        if mask is not None and mask.ndim == 3:
+            for i in (1, 2):
+                nodes = max_pool_3x3(masks[i - 1][..., None].astype(jnp.float32))
+                masks[i] = nodes[..., 0] > 0
+
+        def inside(y, scale=0):
+            mask = masks[scale]
+            if mask is None or mask.ndim == 1:
+                return y
+            return jnp.where(mask[..., None], y, jnp.zeros((), y.dtype))
+
+        def block(y, name, scale):
             y = nn.Conv(
                 self.width,
                 (3, 3),
@@ -43,12 +61,13 @@ class _Deep(nn.Module):
                 name=name,
             )(y)
             norm = BatchNorm(self.momentum, affine=False, dtype=self.dtype, name=f"{name}_norm")
-            return nn.relu(norm(y, train=train, mask=mask, axis_name=axis_name))
+            y = nn.relu(norm(y, train=train, mask=masks[scale], axis_name=axis_name))
+            return inside(y, scale)
 
         size = (x.shape[1], x.shape[2])
-        full = block(block(x, "conv1"), "conv2")
-        half = block(block(max_pool_3x3(full), "conv3"), "conv4")
-        quarter = block(block(max_pool_3x3(half), "conv5"), "conv6")
+        full = block(block(inside(x), "conv1", 0), "conv2", 0)
+        half = block(block(max_pool_3x3(full), "conv3", 1), "conv4", 1)
+        quarter = block(block(max_pool_3x3(half), "conv5", 2), "conv6", 2)
         pyramid = [x.astype(full.dtype), full, upsample(half, 2, size), upsample(quarter, 4, size)]
         last = nn.Conv(
             self.num_features - NUM_INPUTS,
@@ -58,7 +77,7 @@ class _Deep(nn.Module):
             dtype=self.dtype,
             name="conv7",
         )
-        learned = nn.relu(last(jnp.concatenate(pyramid, axis=-1)))
+        learned = nn.relu(last(inside(jnp.concatenate(pyramid, axis=-1))))
         return jnp.concatenate([x, learned.astype(x.dtype)], axis=-1)
 
 
@@ -71,9 +90,12 @@ class _Linear(nn.Module):
         self, x: Float[Array, "b h w 5"], *, train=False, mask=None, axis_name=None
     ) -> Float[Array, "b h w k"]:
         size = (self.kernel_size, self.kernel_size)
+        seen = x
+        if mask is not None and mask.ndim == 3:
+            seen = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
         learned = nn.Conv(
             self.num_features - NUM_INPUTS, size, padding="SAME", kernel_init=_SMALL, name="conv"
-        )(x)
+        )(seen)
         return jnp.concatenate([x, learned], axis=-1)
 
 
