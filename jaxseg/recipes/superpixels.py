@@ -1,10 +1,9 @@
 """Training SSN on any folder of segmentations; the experiments choose the numbers."""
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optax
@@ -12,10 +11,10 @@ import optax
 from jaxseg import data, metrics, viz
 from jaxseg.methods import ssn
 from jaxseg.models import ssn as networks
-from jaxseg.ops.slic import grid_shape
+from jaxseg.recipes._superpixel_config import check
 from jaxseg.train import Evaluation, Experiment, Phase, Schedule
 from jaxseg.train.optimizers import cosine
-from jaxseg.types import Batch, InputError, Method, Network, Prediction
+from jaxseg.types import Batch, InputError, Method, Metric, Network, Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +32,14 @@ class Config:
         num_labels: segments of a crop that count; those beyond are ignored.
         compactness: weight of the compactness loss.
         position_scale: η of the position features.
+        position_offset: pixels by which the positions of a training crop may be moved.
         crop_size: side of a training crop in pixels.
         scale_mean: mean of the random scale before it is clipped.
         batch_size: crops in a step.
         steps: in all; a run that goes on to another number stretches its decay.
         learning_rate: of Adam; its peak where it decays.
         decay: "constant", or "cosine" to a hundredth over `steps`.
+        warmup: steps over which the rate rises from 0 where it decays.
         ema_decay: of the moving average of the weights, which then predicts; 0: none.
         train_split: such as "train+val".
         validation_split: evaluated during training; "": none.
@@ -61,12 +62,14 @@ class Config:
     num_labels: int = 50
     compactness: float = 1e-5
     position_scale: float = ssn.POSITION_SCALE
+    position_offset: float = 0.0
     crop_size: int = 201
     scale_mean: float = 1.0
     batch_size: int = 8
     steps: int = 500_000
     learning_rate: float = 1e-4
     decay: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
     ema_decay: float = 0.0
     train_split: str = "train+val"
     validation_split: str = ""
@@ -81,16 +84,40 @@ class Config:
 CACHE_BYTES = 1 << 30
 
 
-def build(config: Config) -> Experiment:
+class Task(NamedTuple):
+    """What superpixels are to keep of the pixels, and how it is measured."""
+
+    open_train: Callable[[Path, str], Any]
+    """(the data folder, split) -> the source of training examples."""
+    open_test: Callable[[Path, str], Any]
+    """(the data folder, split) -> the source of the examples that are measured."""
+    transform: Callable[[Config], data.Transform]
+    """The config -> what makes a training crop with `label` or `target` of an example."""
+    metric: Metric
+    """Of {"superpixels"}."""
+    best: str = "asa"
+    """The figure of `metric` by which the best checkpoint is chosen."""
+    lowest: bool = False
+    """Whether a smaller one is better."""
+    num_labels: Callable[[Config, Any], int] = lambda config, source: config.num_labels
+    """(the config, the training source) -> labels that count in a crop."""
+
+
+def build(config: Config, task: Task | None = None) -> Experiment:
     """The experiment of a config.
+
+    Args:
+        config: its numbers.
+        task: None: `segments()`; others are in `superpixel_tasks`.
 
     Raises:
         InputError: if a number cannot be used.
     """
-    _check(config)
+    check(config)
+    task = segments() if task is None else task
     network = _network(config)
 
-    def method(*, num_superpixels: int = config.num_superpixels) -> Method:
+    def train_method(num_superpixels: int, num_labels: int) -> Method:
         return ssn.method(
             network,
             num_superpixels=num_superpixels,
@@ -98,26 +125,34 @@ def build(config: Config) -> Experiment:
             train_iters=config.train_iters,
             compactness=config.compactness,
             position_scale=config.position_scale,
-            num_labels=config.num_labels,
+            position_offset=config.position_offset,
+            num_labels=num_labels,
         )
 
+    def method(*, num_superpixels: int = config.num_superpixels) -> Method:
+        return train_method(num_superpixels, config.num_labels)
+
     def phases(folder: Path) -> Sequence[Phase]:
-        source = _labelled(folder, config.train_split)
+        source = task.open_train(folder, config.train_split)
+        num_labels = task.num_labels(config, source)
         batches = data.train_batches(
-            source, batch_size=config.batch_size, seed=config.seed, transform=_augment(config)
+            source,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            transform=task.transform(config),
         )
         optimizer = optax.adam(
             config.learning_rate
             if config.decay == "constant"
-            else cosine(config.learning_rate, config.steps, end=0.01)
+            else cosine(config.learning_rate, config.steps, warmup=config.warmup, end=0.01)
         )
         return [
-            Phase(f"k{k}", method(num_superpixels=k), optimizer, 1, batches)
+            Phase(f"k{k}", train_method(k, num_labels), optimizer, 1, batches)
             for k in config.train_superpixels
         ]
 
     def rows(folder: Path, split: str, counts: Sequence[int]) -> Mapping[str, Evaluation]:
-        source = _labelled(folder, split, annotations="all")
+        source = task.open_test(folder, split)
         extents = [source.extent(i) for i in range(len(source))]
         least = min(range(len(source)), key=lambda i: extents[i].height * extents[i].width)
         height, width, _ = extents[least]
@@ -129,8 +164,7 @@ def build(config: Config) -> Experiment:
             )
         batches = data.eval_batches(source, batch_size=1)
         return {
-            str(k): Evaluation(method(num_superpixels=k), metrics.superpixel(), batches)
-            for k in fitting
+            str(k): Evaluation(method(num_superpixels=k), task.metric, batches) for k in fitting
         }
 
     def validation(folder: Path) -> Mapping[str, Evaluation]:
@@ -151,7 +185,10 @@ def build(config: Config) -> Experiment:
             log_every=config.log_every,
             save_every=config.save_every,
             evaluate_every=config.evaluate_every,
-            best=f"{config.validation_superpixels[0]}/asa" if config.validation_split else "",
+            best=f"{config.validation_superpixels[0]}/{task.best}"
+            if config.validation_split
+            else "",
+            lowest=task.lowest,
         ),
         method=method,
         example={"image": np.zeros((1, 32, 32, 3), np.uint8)},
@@ -162,7 +199,22 @@ def build(config: Config) -> Experiment:
     )
 
 
-def _labelled(folder: Path, split: str, **options: Any) -> Any:
+def segments() -> Task:
+    """The segments of human segmentations, each annotation an example of its own: the paper's."""
+    return Task(
+        open_labelled,
+        lambda folder, split: open_labelled(folder, split, annotations="all"),
+        _augment,
+        metrics.superpixel(),
+    )
+
+
+def open_labelled(folder: Path, split: str, **options: Any) -> Any:
+    """Opens RGB images with one label map each, instances as segments; decoded files are kept.
+
+    Raises:
+        InputError: if there are no labels, or the data cannot be used.
+    """
     source = data.open_data(
         folder, split, as_partition=True, channels="rgb", cache_bytes=CACHE_BYTES, **options
     )
@@ -208,54 +260,3 @@ def _network(config: Config) -> Network:
     if config.network == "linear":
         return networks.linear(num_features=config.num_features)
     return networks.pix()
-
-
-_LEAST = {
-    "crop_size": 1,
-    "batch_size": 1,
-    "width": 1,
-    "train_iters": 1,
-    "num_iters": 1,
-    "num_superpixels": 1,
-    "num_labels": 1,
-    "log_every": 1,
-    "save_every": 1,
-    "steps": 0,
-    "seed": 0,
-    "evaluate_every": 0,
-    "compactness": 0,
-    "scale_mean": 0,
-    "ema_decay": 0,
-}
-
-
-def _check(config: Config) -> None:
-    if config.network not in ("deep", "linear", "pix"):
-        raise InputError(f"network is {config.network!r}; choose deep, linear or pix")
-    if config.decay not in ("constant", "cosine"):
-        raise InputError(f"decay is {config.decay!r}; choose constant or cosine")
-    for name in ("train_superpixels", "validation_superpixels", "evaluation_superpixels"):
-        if not getattr(config, name):
-            raise InputError(f"{name} is empty; give at least one number")
-    for name, least in _LEAST.items():
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value >= least):
-            raise InputError(f"{name} is {value}; give {least} or more")
-    for name in ("learning_rate", "position_scale"):
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value}; give more than 0")
-    if config.ema_decay >= 1:
-        raise InputError(f"ema_decay is {config.ema_decay}; give less than 1")
-    if not 0 <= config.seed < 2**31:
-        raise InputError(f"seed is {config.seed}; give 0 to 2^31 - 1")
-    if config.num_features <= networks.NUM_INPUTS:
-        raise InputError(f"num_features is {config.num_features}; give more than 5")
-    for k in config.train_superpixels:
-        try:
-            grid_shape(config.crop_size, config.crop_size, k)
-        except ValueError as error:
-            raise InputError(f"train_superpixels: {error}") from error
-    for name in ("validation_superpixels", "evaluation_superpixels"):
-        if min(getattr(config, name)) < 1:
-            raise InputError(f"{name} has {min(getattr(config, name))}; give 1 or more")
