@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_cases_segmentation import CASES as SEGMENTATION
+from contract_cases_segmentation import HOST as SEGMENTATION_HOST
 from jaxtyping import AbstractArray
 
 import jaxseg.losses
@@ -139,6 +141,8 @@ HOST = {  # run with NumPy arrays that cannot be written to
         case(jaxseg.ops.regions.region_statistics(REGIONS, np.array(IMAGE)))
     ],
 }
+CASES |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION.items()}
+HOST |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION_HOST.items()}
 PLAIN = {"ops.slic.grid_shape"}  # of Python numbers
 COLLECTIVE = {f"ops.collective.{name}" for name in ("axis_size", "vary", "psum", "total")}
 
@@ -234,11 +238,18 @@ def test_op(name, case):
 def test_losses_take_each_example_alone(name, case):
     data = [x for x in case.arguments if isinstance(x, np.ndarray)]
     options = {
-        name: jnp.asarray(x) if isinstance(x, np.generic) else x for name, x in case.options.items()
+        option: jnp.asarray(x) if isinstance(x, np.ndarray | np.generic) else x
+        for option, x in case.options.items()
     }
-    loss = jax.jit(lambda *data: FUNCTIONS[name](*data, *case.arguments[len(data) :], **options))
-    together = loss(*data)
-    alone = [loss(*(x[i : i + 1] for x in data))[0] for i in range(BATCH)]
+    maps = {option: x for option, x in options.items() if np.ndim(x) > 1}  # [B, ...]
+
+    @jax.jit
+    def loss(data, maps):
+        return FUNCTIONS[name](*data, *case.arguments[len(data) :], **(options | maps))
+
+    together = loss(data, maps)
+    each = [jax.tree.map(lambda x, i=i: x[i : i + 1], (data, maps)) for i in range(BATCH)]
+    alone = [loss(*one)[0] for one in each]
     assert together.shape == (BATCH,)
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 

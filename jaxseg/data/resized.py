@@ -1,0 +1,77 @@
+"""A source at another size: for training and measuring on small images."""
+
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from jaxseg.data.cache import DecodeCache, narrow
+from jaxseg.data.sources import Example, Extent, Source
+
+
+class ResizedSource:
+    """The examples of a source, every image brought to one size.
+
+    Images are resized bilinearly, averaged over the pixels that fall into one where they shrink;
+    `label` by the pixel that holds the new pixel's centre. See `sources.Source`.
+    """
+
+    def __init__(self, source: Source, size: tuple[int, int], *, cache_bytes: int = 0):
+        """Wraps a source of examples with `image` and `label`.
+
+        Args:
+          source: whose examples are resized.
+          size: height and width.
+          cache_bytes: resized images and labels are kept in memory up to this number of bytes.
+
+        Raises:
+          ValueError: a side is below 1.
+        """
+        if min(size) < 1:
+            raise ValueError(f"size is {size}; expected 1 or more")
+        self.ids = source.ids
+        self._source, self._size = source, size
+        self._cache = DecodeCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: SupportsIndex) -> Example:
+        """Resizes an example; its other arrays are left out."""
+        found: list[Example] = []
+
+        def example() -> Example:
+            if not found:
+                found.append(self._source[index])
+            return found[0]
+
+        i = index.__index__()
+        image = self._cache.get(("image", i), lambda: _resize(example()["image"], self._size))
+        # Counted from 1, so that an ignored pixel fits the narrow type.
+        label = self._cache.get(
+            ("label", i), lambda: narrow(_pick(example()["label"], self._size) + 1)
+        )
+        return {"image": image, "label": label.astype(np.int32) - 1, "id": self.ids[i]}
+
+    def extent(self, index: SupportsIndex) -> Extent:
+        """The size that all have."""
+        return Extent(*self._size, 0)
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    def resize(plane: Any) -> np.ndarray:
+        return np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR))
+
+    # Each channel alone: four channels at once would be taken for transparency.
+    planes = [resize(np.ascontiguousarray(image[..., c])) for c in range(image.shape[2])]
+    return np.stack(planes, axis=-1)
+
+
+def _pick(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    # In integers, for many centres lie on the edge of two pixels.
+    rows, cols = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for new, old in zip(size, label.shape, strict=True)
+    )
+    return label[rows[:, None], cols[None, :]]
