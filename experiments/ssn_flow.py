@@ -54,6 +54,7 @@ _SMALL: dict[str, Any] = {
     "steps": 300,
     "learning_rate": 2e-3,
     "decay": "cosine",
+    "warmup": 50,
     "ema_decay": 0.99,
     "save_every": 100,
 }

@@ -28,6 +28,7 @@ VARIANTS = {
         steps=300,
         learning_rate=2e-3,
         decay="cosine",
+        warmup=50,
         ema_decay=0.99,
         save_every=100,
     ),

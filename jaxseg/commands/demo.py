@@ -34,7 +34,9 @@ class _Sample(NamedTuple):
     regions: dict[str, np.ndarray]
 
 
-LEARNED, INPUTS, SLIC = "SSN, trained", "SSN without network", "scikit-image SLIC"
+LEARNED, BUNDLED = "SSN, trained here", "SSN, ssn-bsds500"
+INPUTS, SLIC = "SSN without network", "scikit-image SLIC"
+METHODS = (LEARNED, BUNDLED, INPUTS, SLIC)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -55,7 +57,11 @@ def run(argv: Sequence[str]) -> int:
         return status
 
     source = open_data(samples_path(), "test", as_partition=True)
-    segmenters = {LEARNED: make_segmenter(str(folder)), INPUTS: make_segmenter("pix")}
+    segmenters = {
+        LEARNED: make_segmenter(str(folder)),
+        BUNDLED: make_segmenter("ssn-bsds500"),
+        INPUTS: make_segmenter("pix"),
+    }
     figures: dict[int, dict[str, dict[str, float]]] = {}
     samples: list[_Sample] = []
     for number in config.evaluation_superpixels:
@@ -63,15 +69,17 @@ def run(argv: Sequence[str]) -> int:
             _cut(source[i], number, segmenters)
             for i in progress(range(len(source)), f"{number} superpixels", unit="image")
         ]
-        figures[number] = {name: _measure(cut, name) for name in (LEARNED, INPUTS, SLIC)}
+        figures[number] = {name: _measure(cut, name) for name in METHODS}
         if number == config.evaluation_superpixels[1]:
             samples = cut
     print(_as_text(figures))
     write_text(options.out / "figures.json", json.dumps(figures, indent=2) + "\n")
     sheet, curves = _sheet(samples), _curves(folder, figures)
+    photos = _photos(segmenters[BUNDLED])
     write_image(options.out / "sheet.png", sheet)
+    write_image(options.out / "photos.png", photos)
     page = options.out / "index.html"
-    write_text(page, _page(figures, sheet, curves, config.steps, len(source)))
+    write_text(page, _page(figures, sheet, photos, curves, config.steps, len(source)))
     print(f"the sheet: {page.absolute()}")
     return 0
 
@@ -153,6 +161,22 @@ def _sheet(samples: Sequence[_Sample]) -> np.ndarray:
     )
 
 
+def _photos(segment: Any) -> np.ndarray:
+    """The bundled photographs, cut coarsely and finely by the bundled weights."""
+    from jaxseg import viz
+    from jaxseg.data import read_image, samples_path
+
+    rows, captions = [], []
+    for path in sorted((samples_path() / "photos").glob("*.png")):
+        image = read_image(path)
+        coarse, fine = (segment(image, number) for number in (100, 400))
+        draw = (viz.overlay_boundaries, viz.mean_color)
+        rows.append([picture(image, labels) for labels in (coarse, fine) for picture in draw])
+        captions.append([f"{x.max() + 1} regions" for x in (coarse, coarse, fine, fine)])
+    titles = ["100 asked", "their mean colours", "400 asked", "their mean colours"]
+    return viz.comparison_sheet(rows, titles, captions=captions, cell_size=360)
+
+
 def _brighter(image: np.ndarray) -> np.ndarray:
     """Stretched for the eye: fluorescence images use the lowest tenth of the range."""
     high = max(float(np.percentile(image, 99.5)), 1.0)
@@ -176,7 +200,7 @@ def _curves(folder: Path, figures: dict[int, dict[str, dict[str, float]]]) -> li
             [figures[n][name]["regions"] for n in figures],
             [figures[n][name]["asa"] for n in figures],
         )
-        for name in (LEARNED, INPUTS, SLIC)
+        for name in METHODS
     }
     accuracy = viz.curve_plot(
         points,
@@ -190,6 +214,7 @@ def _curves(folder: Path, figures: dict[int, dict[str, dict[str, float]]]) -> li
 def _page(
     figures: dict[int, dict[str, dict[str, float]]],
     sheet: np.ndarray,
+    photos: np.ndarray,
     curves: Sequence[np.ndarray],
     steps: int,
     images: int,
@@ -216,11 +241,13 @@ img {{ max-width: 100% }} .curve {{ width: 48%; min-width: 420px }}
 <h1>Superpixels learned in {steps} steps</h1>
 <p>A small Superpixel Sampling Network, trained on this machine on 30 fluorescence images of cell
 nuclei (CC0), and measured on {images} others. scikit-image's SLIC, as it comes, was asked for the
-number of regions that the network produced. ASA is the share of pixels that the best labelling of
-whole regions gets right.</p>
+number of regions that the network produced. {BUNDLED} has the weights that come with jaxseg,
+trained on photographs, and has never seen a nucleus. ASA is the share of pixels that the best
+labelling of whole regions gets right.</p>
 <table><tr>{head}</tr>{body}</table>
 {pictures}
 <h2>The images with the most nuclei</h2><img src="{_inline(sheet)}">
+<h2>Photographs, cut by the weights that come with jaxseg</h2><img src="{_inline(photos)}">
 """
 
 

@@ -1,23 +1,24 @@
 """`jaxseg superpixels`: cuts images into superpixels."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
-import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from jaxseg.commands.options import Images, Results, find_images, for_each_image, parse
+from jaxseg.commands.options import Images, Results, Tally, find_images, parse
 from jaxseg.data.files import write_text
 from jaxseg.types import InputError
 
-TOLERANCE = 0.25
-"""Of the number asked for: what the official connectivity rule leaves beyond is merged or split."""
+if TYPE_CHECKING:
+    from jaxseg.commands.segmenter import Segmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Superpixels:
     """Of superpixels in an image; kept within a quarter."""
     exact: tyro.conf.FlagCreatePairsOff[bool] = False
     """Give exactly that number."""
-    weights: str = "pix"
-    """The folder of a trained SSN run; "pix" needs none."""
+    weights: str = "ssn-bsds500"
+    """A run's folder, a file, or a name of `jaxseg weights list`; "pix" needs none."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("superpixels")
     """Where the results go."""
     statistics: Literal["json", "csv", "none"] = "json"
@@ -40,70 +41,64 @@ class Superpixels:
 def run(argv: Sequence[str]) -> int:
     """Parses, segments, writes `ID.png`, `ID_overlay.png` and `ID.json`."""
     from jaxseg import data, viz
+    from jaxseg.commands.segment_files import segment_images
 
     options = parse(Superpixels, argv, "superpixels")
     if options.number < 1:
         raise InputError(f"-n {options.number}: ask for 1 superpixel or more")
     images = find_images(options.images)
-    segment = make_segmenter(options.weights)
+    segmenter = make_segmenter(options.weights)
     results = Results(options.out, images)
     endings = [".png", "_overlay.png"]
     if options.statistics != "none":
         endings.append(f".{options.statistics}")
+    targets: dict[Path, list[Path]] = {}
 
-    def work(path: Path) -> None:
-        targets = results.claim(path, *endings)
-        image = data.read_image(path)
-        try:
-            labels = segment(image, options.number, options.exact)
-        except ValueError as error:
-            raise InputError(f"{path}: {error}; choose another -n") from error
-        data.write_labels(targets[0], labels)
-        data.write_image(targets[1], viz.overlay_boundaries(image, labels))
-        for target in targets[2:]:
+    def write(path: Path, image: np.ndarray, labels: np.ndarray) -> None:
+        data.write_labels(targets[path][0], labels)
+        data.write_image(targets[path][1], viz.overlay_boundaries(image, labels))
+        for target in targets[path][2:]:
             write_text(target, _statistics(options.statistics, labels, image))
 
-    return for_each_image(images, options.out, work)
+    start = time.perf_counter()
+    with Tally(len(images)) as tally:
+        for path in images:
+            try:
+                targets[path] = results.claim(path, *endings)
+            except InputError as error:
+                tally.add(error)
+        segmented = segment_images(targets, segmenter, options.number, options.exact, write)
+        with contextlib.closing(segmented):
+            for what in segmented:
+                tally.add(what)
+    status = tally.tell(options.out)
+    if tally.done:
+        seconds = time.perf_counter() - start
+        print(
+            f"{_count(tally.done, 'image')} in {seconds:.1f} s, "
+            f"{tally.done / seconds:.3g} images/s, {_count(segmenter.programs, 'program')} compiled"
+        )
+    return status
 
 
-def make_segmenter(weights: str) -> Callable[[np.ndarray, int, bool], np.ndarray]:
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def make_segmenter(weights: str) -> "Segmenter":
     """Makes `(image uint8 [H, W, 3], number, exact) -> labels int32 [H, W]`.
 
     Raises:
-        InputError: if `weights` is neither "pix" nor a run of SSN. The function itself raises
-            ValueError where the number does not fit the image.
+        InputError: if `weights` is neither "pix" nor a run; when called, if it is no run of SSN.
+            The function itself raises ValueError where the number does not fit the image.
     """
-    import jax.numpy as jnp
-
-    from jaxseg.methods import ssn
-    from jaxseg.ops.connectivity import set_region_count
-    from jaxseg.ops.slic import grid_shape
+    from jaxseg.commands.segmenter import Segmenter
     from jaxseg.predictor import Predictor, load
     from jaxseg.recipes.superpixels import Config, build
 
     if weights == "pix":
-        predictor = Predictor(build(Config(network="pix")), {}, {})
-    else:
-        predictor = load(weights)
-
-    def segment(image: np.ndarray, number: int, exact: bool = False) -> np.ndarray:
-        height, width, _ = image.shape
-        grid = grid_shape(height, width, number)
-        try:
-            labels = predictor(image, num_superpixels=number)["superpixels"]
-        except (TypeError, KeyError) as error:
-            raise InputError(f"{weights}: is no run that makes superpixels ({error})") from error
-        count = int(labels.max()) + 1
-        most = math.floor(number * (1 + TOLERANCE))
-        least = math.ceil(number * (1 - TOLERANCE))
-        wanted = number if exact else min(max(count, least), most)
-        if count == wanted:
-            return labels
-        scaled = jnp.asarray(image[None] / np.float32(255))
-        features = np.asarray(ssn.input_features(scaled, grid)[0])
-        return set_region_count(labels, wanted, features)
-
-    return segment
+        return Segmenter(Predictor(build(Config(network="pix")), {}, {}), weights)
+    return Segmenter(load(weights), weights)
 
 
 def _statistics(kind: str, labels: np.ndarray, image: np.ndarray) -> str:
