@@ -13,9 +13,10 @@
 # %% [markdown]
 # # Superpixels that learn
 #
-# SSN (Jampani et al., ECCV 2018) is a SLIC whose features come from a network: every step of its k-means is
-# differentiable, so the network learns which pixels belong together. This notebook cuts a photo with the
-# weights that come with jaxseg, calls the same function under `jit`, `vmap` and `grad`, and trains a small network.
+# SSN (Jampani et al., ECCV 2018) is a SLIC whose features come from a network: every step of its
+# k-means is differentiable, so the network learns which pixels belong together. This notebook
+# cuts a photo with the weights that come with jaxseg, calls the same function under `jit`, `vmap`
+# and `grad`, and trains a small network.
 #
 # On Colab, clone or upload the repository first and uncomment the next line.
 
@@ -56,7 +57,8 @@ def show(**pictures):
 # %% [markdown]
 # ## A photo in 200 superpixels
 #
-# `jaxseg.load` opens weights by name, or a folder that `jaxseg train` made. The call takes an image of any size.
+# `jaxseg.load` opens weights by name, or a folder that `jaxseg train` made. The call takes an
+# image of any size.
 
 # %%
 image = data.read_image(data.samples_path() / "photos" / "chelsea.png")
@@ -68,8 +70,9 @@ show(outlines=viz.overlay_boundaries(image, regions), mean_colours=viz.mean_colo
 # %% [markdown]
 # ## The same, as functions of arrays
 #
-# `soft_slic` is k-means in which a pixel sees the nine grid cells around it. It gives each pixel's
-# probabilities of its nine candidates and the superpixels' centres; nothing else is needed to use it in your own code.
+# `soft_slic` is k-means in which a pixel sees the nine grid cells around it. It gives each
+# pixel's probabilities of its nine candidates and the superpixels' centres; nothing else is
+# needed to use it in your own code.
 
 # %%
 small = image[::2, ::2] / np.float32(255)
@@ -88,7 +91,8 @@ soft = cluster(features)
 print("affinity", soft.affinity.shape, "centres", soft.centers.shape)
 
 # %% [markdown]
-# `vmap` cuts a batch: here the photo and its mirror image, whose superpixels mirror each other but for the grid's rounding.
+# `vmap` cuts a batch: here the photo and its mirror image, whose superpixels mirror each other
+# but for the grid's rounding.
 
 # %%
 both = jnp.stack([features, features.at[..., :3].set(features[:, ::-1, :3])])
@@ -100,8 +104,9 @@ show(
 )
 
 # %% [markdown]
-# `grad` goes through all ten iterations. Here: how much would each pixel's colour change the mean colours that
-# superpixels give back? The gradient is large where a pixel is torn between two of them.
+# `grad` goes through all ten iterations. Here: how much would each pixel's colour change the mean
+# colours that superpixels give back? The gradient is large where a pixel is torn between two of
+# them.
 
 
 # %%
@@ -119,8 +124,8 @@ show(photo=small, gradient=plt.cm.magma(strength)[..., :3])
 # %% [markdown]
 # ## Fifty training steps
 #
-# A method is four functions; one factory makes the train step of every method. The bundled images are nuclei under a microscope,
-# their instance labels say which pixels belong together.
+# A method is four functions; one factory makes the train step of every method. The bundled images
+# are nuclei under a microscope, their instance labels say which pixels belong together.
 
 # %%
 network = networks.deep(num_features=12, width=16)
@@ -155,7 +160,8 @@ plt.show()
 # %% [markdown]
 # ## Before and after
 #
-# Fifty steps on nuclei already move the outlines; `jaxseg demo` trains for two minutes and measures what that brings.
+# Fifty steps on nuclei already move the outlines; `jaxseg demo` trains for two minutes and
+# measures what that brings.
 
 # %%
 nuclei = data.open_data(data.samples_path(), "test", as_partition=True)[0]
