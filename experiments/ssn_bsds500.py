@@ -15,7 +15,7 @@ VARIANTS = {
     # Jampani et al., ECCV 2018, section 5: Adam 1e-4, batches of 8 crops of 201 pixels, 100
     # superpixels, k = 20, v = 5 in training and 10 in testing, 500,000 steps.
     "paper": Config(),
-    # 35 minutes on two cores; the bundled "ssn-bsds500". Without the warm-up the first steps of
+    # An hour on two shared cores; the bundled "ssn-bsds500". Without the warm-up the first steps of
     # Adam throw half of the learned channels behind the last ReLU for good.
     "small": Config(
         width=32,

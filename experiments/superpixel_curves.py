@@ -183,7 +183,10 @@ def _measure(pairs: Pairs, segmenter: Segmenter, requested: int) -> tuple[dict[s
     all_sums, seconds = [], []
     for batch in progress(pairs.batches, f"{segmenter.name}, {requested}", unit="image"):
         start = time.process_time()
-        labels = segmenter.segment(np.asarray(batch["image"][0]), requested)
+        try:
+            labels = segmenter.segment(np.asarray(batch["image"][0]), requested)
+        except ValueError as error:
+            raise InputError(f"--requested {requested}: {error}; ask for another") from error
         seconds.append(time.process_time() - start)
         all_sums.append(metric.measure({"superpixels": labels[None]}, batch))
     figures = metric.compute(functools.reduce(metric.merge, all_sums))

@@ -114,8 +114,8 @@ def load(path_or_name: Path | str, *, step: int | Literal["best", "latest"] = "b
 
     Args:
         path_or_name: a run's folder, a file of `jaxseg weights pack`, or the name of weights that
-            come with jaxseg (`jaxseg weights list`). A folder of that name goes first if it is a
-            run, that is, holds config.json.
+            come with jaxseg (`jaxseg weights list`). A string that is such a name means these
+            weights; write "./NAME", or give a `Path`, for a run's folder of that name.
         step: of a run: "best" by the experiment's figure, "latest", or the number of a step that
             is kept. A file holds one step, which is both.
 

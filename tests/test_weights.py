@@ -194,7 +194,9 @@ class TestNames:
         assert weights.find("tiny-b") == folder / "tiny-b.safetensors"
         assert weights.find("./tiny-b") == Path("tiny-b")
         (here / "tiny-a" / "config.json").write_text("{}")
-        assert weights.find("tiny-a") is None
+        assert weights.find("tiny-a") == folder / "tiny-a.safetensors"
+        assert weights.find("./tiny-a") is None
+        assert weights.find(Path("tiny-a")) is None
 
     def test_a_folder_that_is_no_run(self, folder, tmp_path):
         (tmp_path / "here" / "empty").mkdir()

@@ -40,7 +40,7 @@ METHODS = (LEARNED, BUNDLED, INPUTS, SLIC)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Trains, evaluates at three numbers of superpixels, writes `index.html` and `sheet.png`."""
+    """Trains, evaluates at three numbers of superpixels, writes `index.html` and its pictures."""
     from jaxseg.commands import demo_experiment
     from jaxseg.commands.superpixels import make_segmenter
     from jaxseg.commands.train import train

@@ -12,7 +12,10 @@ from jaxseg.data.files import write_text
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Measures a trained run on a split of its data, and keeps the figures in the run's folder."""
+    """Measures a trained run on a split of its data, and keeps the figures in the run's folder.
+
+    Weights by name or file are measured too; their figures are printed alone.
+    """
 
     run: Run
     data: Path
@@ -30,6 +33,7 @@ def run(argv: Sequence[str]) -> int:
     from jaxseg.predictor import load
     from jaxseg.train.evaluate import evaluate
     from jaxseg.train.sharding import data_mesh, replicated
+    from jaxseg.weights import find
 
     options = parse(Evaluate, argv, "evaluate")
     check_data(options.data)
@@ -42,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     figures = evaluate(rows, params, model_state, mesh, progress=progress)
     print(f"{options.run}, step {predictor.step}, {options.split}")
     print(table(figures))
-    if not options.run.is_dir():  # bundled weights, or a file of weights
+    if find(options.run) is not None:  # a file of weights has no folder
         return 0
     record = {"step": predictor.step, "split": options.split, "figures": figures}
     path = options.run / f"evaluation_{options.split.replace('+', '_')}.json"

@@ -89,7 +89,8 @@ def make_segmenter(weights: str) -> "Segmenter":
     """Makes `(image uint8 [H, W, 3], number, exact) -> labels int32 [H, W]`.
 
     Raises:
-        InputError: if `weights` is neither "pix" nor a run; when called, if it is no run of SSN.
+        InputError: if `weights` is neither "pix", nor weights by name or file, nor a run; when
+            called, if they are not of SSN.
             The function itself raises ValueError where the number does not fit the image.
     """
     from jaxseg.commands.segmenter import Segmenter

@@ -138,7 +138,11 @@ def _pack(options: Pack) -> None:
     command = _training_command(options.run, file.VARIANTS, config)
     described = weights.model_card(card, tensors, command=command, evaluations=evaluations)
     weights.write_weights(options.out, card, tensors)
-    write_text(text, described)
+    try:
+        write_text(text, described)
+    except BaseException:
+        options.out.unlink(missing_ok=True)  # or the repeated command would find it there
+        raise
     print(f"step {predictor.step} written to {options.out} ({_size(options.out)})")
     print(f"its card: {text}; say there what is still {weights.TO_FILL_IN}")
 

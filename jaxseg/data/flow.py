@@ -32,13 +32,13 @@ def read_flow(path: str | os.PathLike[str]) -> Float32[np.ndarray, "h w 2"]:
     """
     with _opened(path) as file:
         height, width = _read_size(file, path)
-        values = np.frombuffer(file.read(), "<f4")
-    if values.size != height * width * 2:
+        content = file.read()
+    if len(content) != height * width * 8:
         raise InputError(
-            f"{path}: {values.size * 4} bytes of flow, its header says {height}x{width} "
+            f"{path}: {len(content)} bytes of flow, its header says {height}x{width} "
             f"(height x width), {height * width * 8} bytes; copy the file again"
         )
-    flow = values.reshape(height, width, 2).astype(np.float32)
+    flow = np.frombuffer(content, "<f4").reshape(height, width, 2).astype(np.float32)
     flow[~(np.abs(flow) <= _LARGEST).all(axis=-1)] = np.nan
     return flow
 

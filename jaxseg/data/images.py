@@ -127,7 +127,7 @@ def image_size(path: Path | io.BufferedIOBase, *, name: str | None = None) -> tu
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Some releases of Pillow have turned `size` already.
             width, height = image.tag_v2[256], image.tag_v2[257]
-        turned = image.getexif().get(0x0112, 1) >= 5
+        turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 

@@ -17,14 +17,15 @@ def bundled() -> dict[str, Path]:
 def find(path_or_name: Path | str) -> Path | None:
     """The file of weights that is meant; None: a run's folder is.
 
-    A folder that is a run (it holds config.json) goes before bundled weights of the same name,
-    any other folder or file after them.
+    A string that is the name of bundled weights means these, whatever lies in the working folder: a
+    default must not execute what it finds there. A `Path` of that name, or "./NAME", means the run
+    if the folder is one (it holds config.json).
 
     Raises:
         InputError: if there is neither a file nor a folder, nor bundled weights of that name.
     """
     path, name, known = Path(path_or_name), str(path_or_name), bundled()
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() and (name not in known or isinstance(path_or_name, Path)):
         return None
     if name in known:
         return known[name]
