@@ -61,6 +61,7 @@ def test_unknown_flow(tmp_path):
         (struct.pack("<fii", 202021.25, 4, 4) + bytes(100), "100 bytes of flow.* 4x4.* 128 bytes"),
         (struct.pack("<fii", 202021.25, -4, 4), "4x-4"),
         (struct.pack("<fii", 202021.25, 1 << 20, 1 << 20), "1048576x1048576"),
+        (struct.pack("<fii", 202021.25, 2, 1) + bytes(15), "15 bytes of flow"),
     ],
 )
 def test_files_that_are_no_flow(tmp_path, content, says):
