@@ -171,7 +171,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         "options, says",
         [
-            (("--variant", "huge"), ["no variant 'huge'", "paper, small, pix"]),
+            (("--variant", "huge"), ["no variant 'huge'", "paper, small, linear, pix"]),
             (("--batch-size", 0), ["batch_size is 0", "1 or more"]),
             (("--steps", -1), ["steps is -1", "0 or more"]),
             (("--seed", -1), ["seed is -1", "give 0 or more"]),

@@ -79,7 +79,7 @@ def test_a_folder_of_many_sizes_compiles_four_programs(
     jaxseg, folder, tmp_path, many_programs, compilations
 ):
     command = ("superpixels", folder, "-n", 14, "-o", tmp_path / "out", "--statistics", "csv")
-    out = jaxseg.succeeds(*command)
+    out = jaxseg.succeeds(*command, "--weights", "pix")
     images, seconds, rate, programs = told(out)
     assert out.startswith(f"written to {tmp_path / 'out'}\n")
     assert (images, programs) == (40, 4)
@@ -116,7 +116,8 @@ def test_an_image_that_is_not_as_its_header_says(jaxseg, few, tmp_path, monkeypa
     monkeypatch.setattr(
         segment_files, "image_size", lambda path: sizes.get(path.name, SIZES[int(path.stem[-2:])])
     )
-    out = jaxseg.refuses("superpixels", few, "-n", 9, "-o", tmp_path / "out", says=["image04"])
+    command = ("superpixels", few, "-n", 9, "-o", tmp_path / "out", "--weights", "pix")
+    out = jaxseg.refuses(*command, says=["image04"])
     assert "7 of 8 images written" in out
     expected = make_segmenter("pix")(picture(3, SIZES[3]), 9)
     np.testing.assert_array_equal(label_map(tmp_path / "out/image03.png"), expected)
