@@ -1,15 +1,16 @@
-"""Pictures of segmentations: outlines, mean colours, colour maps, sheets, curves.
+"""Pictures of segmentations: outlines, classes with a legend, colour maps, sheets, curves.
 
 Everything takes and gives NumPy arrays on the host. Images are `[H, W]`, `[H, W, 1]` or
 `[H, W, 3]`, uint8 or float in [0, 1]; what comes back is uint8 RGB `[H, W, 3]`. Pixels of label -1
 belong to no region.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import ArrayLike
 
 _INK = (38, 40, 44)
@@ -110,6 +111,135 @@ def _distinct_colors(ids: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
     sector = np.mod(np.array([5.0, 3.0, 1.0]) + 6.0 * hue[:, None], 6.0)
     fall = np.clip(np.minimum(sector, 4.0 - sector), 0.0, 1.0)
     return np.round(255 * value[:, None] * (1 - saturation[:, None] * fall)).astype(np.uint8)
+
+
+def overlay_classes(
+    image: np.ndarray,
+    classes: Int[np.ndarray, "h w"],
+    *,
+    colors: UInt8[np.ndarray, "n 3"] | None = None,
+    names: Sequence[str] = (),
+    alpha: float = 0.5,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Tints an image by class, with a legend of the classes that occur below it.
+
+    Args:
+        image: as in the module's documentation.
+        classes: -1 leaves the image as it is.
+        colors: the colour of each class; by default those of `colorize`.
+        names: of the classes, for the legend; without them, and where every class is -1, there is
+            none. Its text grows with the image, from 12 pixels on.
+        alpha: how much the colours cover, 0..1.
+
+    Returns:
+        The picture. The image lies in its upper left corner, unscaled; it is as wide as the image,
+        or as the longest name asks where the image is narrower.
+
+    Raises:
+        ValueError: image and classes differ in size, alpha is out of range, or a class is beyond
+            the end of `colors` or `names`.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: expected 0 to 1")
+    picture = _rgb(image)
+    if picture.shape[:2] != classes.shape:
+        raise ValueError(f"image {picture.shape[:2]} and classes {classes.shape} differ in size")
+    inside = classes >= 0
+    told = classes[inside]
+    present = np.unique(told)
+    tints = np.zeros((0, 3), np.uint8)
+    if present.size:
+        tints = colorize(present[None], colors=colors)[0]
+    mixed = (
+        picture[inside] * np.float32(1 - alpha)
+        + (tints * np.float32(alpha))[np.searchsorted(present, told)]
+    )
+    picture[inside] = np.round(mixed).astype(np.uint8)
+    if not names or not present.size:
+        return picture
+    if present[-1] >= len(names):
+        raise ValueError(f"class {present[-1]} has none of the {len(names)} names")
+    height, width = classes.shape
+    key = legend(
+        [names[number] for number in present],
+        tints,
+        width=width,
+        text_size=max(12.0, max(height, width) / 40),
+    )
+    sheet = np.full((height + key.shape[0], key.shape[1], 3), 255, np.uint8)
+    sheet[:height, :width] = picture
+    sheet[height:] = key
+    return sheet
+
+
+def legend(
+    names: Sequence[str],
+    colors: UInt8[np.ndarray, "n 3"] | None = None,
+    *,
+    width: int | None = None,
+    text_size: float = 14.0,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws a box of its colour and the name of each class, on white, row by row.
+
+    No name is ever cut. The letters are those of DejaVu Sans: European scripts and more, without
+    Chinese, Japanese and Korean.
+
+    Args:
+        names: one or more.
+        colors: one for each; by default those of `colorize` for 0, 1, …
+        width: of the picture, in pixels; it holds as many columns as fit, and is wider only where
+            one does not. By default there is one column, as wide as it needs to be.
+        text_size: height of the letters from foot to head, in pixels.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: there is no name, or not as many colours as names.
+    """
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    if not names:
+        raise ValueError("names is empty: expected one or more")
+    if colors is None:
+        colors = _distinct_colors(np.arange(len(names)))
+    if len(colors) != len(names):
+        raise ValueError(f"{len(colors)} colors for {len(names)} names")
+    # Pillow's own letters have no accents.
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", text_size)
+    lines = [" ".join(name.split()) for name in names]
+    box, row, margin = round(text_size), round(1.65 * text_size), round(0.6 * text_size)
+    indent, gap = round(1.5 * text_size), round(1.4 * text_size)
+    column = indent + max(math.ceil(font.getlength(line)) for line in lines)
+    fitting = 1 if width is None else (width - 2 * margin + gap) // (column + gap)
+    rows = math.ceil(len(lines) / min(max(fitting, 1), len(lines)))
+    columns = math.ceil(len(lines) / rows)
+    whole = max(width or 0, columns * (column + gap) - gap + 2 * margin)
+    pitch = (whole - 2 * margin + gap) // columns
+    sheet = Image.new("RGB", (whole, rows * row + 2 * margin), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (line, color) in enumerate(zip(lines, colors.tolist(), strict=True)):
+        x = margin + place % columns * pitch
+        y = margin + place // columns * row + row // 2
+        top = y - box // 2
+        draw.rectangle((x, top, x + box - 1, top + box - 1), tuple(color), _QUIET)
+        draw.text((x + indent, y), line, font=font, fill=_INK, anchor="lm")
+    return np.asarray(sheet)
+
+
+def show_confidence(confidence: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Paints a confidence by viridis, whose lightness rises evenly: violet is 0, yellow 1.
+
+    Args:
+        confidence: 0..1; what is beyond takes the colour of the end, and NaN is black.
+
+    Returns:
+        The picture.
+    """
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](confidence.astype(np.float64), bytes=True)[..., :3]
 
 
 def comparison_sheet(

@@ -1,7 +1,17 @@
 """Measures of predictions as `jaxseg.types.Metric`: sums that add, means taken last."""
 
+from jaxseg.metrics._boundary_f import boundary_f
 from jaxseg.metrics._confusion import confusion
 from jaxseg.metrics._flow import reconstruction_error
+from jaxseg.metrics._instances import dsb_average_precision
 from jaxseg.metrics._superpixel import superpixel
+from jaxseg.metrics._trimap import trimap
 
-__all__ = ["confusion", "reconstruction_error", "superpixel"]
+__all__ = [
+    "boundary_f",
+    "confusion",
+    "dsb_average_precision",
+    "reconstruction_error",
+    "superpixel",
+    "trimap",
+]
