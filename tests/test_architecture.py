@@ -19,7 +19,7 @@ FLOORS = [
     {"ops", "data", "metrics", "viz"},
     {"losses", "train", "models"},
     {"methods", "testing"},
-    {"recipes", "weights", "predictor"},
+    {"recipes", "weights", "predictor", "tiles"},
     {"commands", "cli", "__main__"},
 ]
 SEPARATE = {
