@@ -10,13 +10,10 @@ validation images. The last command prints the mean over the seeds of each varia
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
-import numpy as np
-
 from jaxseg.recipes.semantic import Config, build
-from jaxseg.train.run_folder import RESUMABLE
+from jaxseg.recipes.semantic_table import table
 from jaxseg.types import InputError
 
 __all__ = ["VARIANTS", "Config", "build"]
@@ -53,43 +50,6 @@ class Compare:
     """Which part of the data they were evaluated on."""
 
 
-def kind(config: dict) -> str:
-    """The name of the variant that a run's config was made of, seed and numbers of steps aside."""
-    aside = dict.fromkeys(("seed", *RESUMABLE))
-    for name, variant in VARIANTS.items():
-        own = json.loads(json.dumps(dataclasses.asdict(variant)))
-        if own | aside == config | aside:
-            return name
-    return "other"
-
-
-def table(runs: tuple[Path, ...], split: str) -> str:
-    """Mean and range of mIoU and pixel accuracy over the seeds, for each variant and steps.
-
-    Raises:
-        InputError: a folder is no evaluated run.
-    """
-    found: dict[tuple[str, int], list[tuple[int, float, float]]] = {}
-    for run in runs:
-        try:
-            config = json.loads((run / "config.json").read_text())["config"]
-            figures = json.loads((run / f"evaluation_{split}.json").read_text())["figures"]
-        except FileNotFoundError as error:
-            raise InputError(f"{error.filename}: missing; train and evaluate {run} first") from None
-        row = next(iter(figures)).partition("/")[0]
-        cells = config["seed"], figures[f"{row}/miou"], figures[f"{row}/pixel_accuracy"]
-        found.setdefault((kind(config), config["steps"]), []).append(cells)
-    lines = [f"{'':<10}{'steps':>7}{'seeds':>9}{'mIoU':>8}{'range':>16}{'accuracy':>10}"]
-    for (name, steps), seen in found.items():
-        seeds = ",".join(str(seed) for seed, _, _ in sorted(seen))
-        miou, accuracy = 100 * np.array([[m, a] for _, m, a in seen]).T
-        spread = f"{miou.min():.2f} - {miou.max():.2f}"
-        lines.append(
-            f"{name:<10}{steps:>7}{seeds:>9}{miou.mean():>8.2f}{spread:>16}{accuracy.mean():>10.2f}"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Prints the table."""
     import sys
@@ -98,7 +58,7 @@ def main() -> None:
 
     options = tyro.cli(Compare)
     try:
-        print(table(options.runs, options.split))
+        print(table(options.runs, options.split, VARIANTS))
     except InputError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,7 +1,7 @@
 """From a trained run to predictions on images."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.tiles import Progress, SlidingWindow, sliding_window
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.run_folder import open_run
@@ -53,15 +54,7 @@ class Predictor:
         Raises:
             ValueError: if the image is no such array.
         """
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-            raise ValueError(f"expected an RGB image [H, W, 3], got shape {image.shape}")
-        if image.dtype != np.uint8:
-            if not np.issubdtype(image.dtype, np.floating) or np.max(image) > _BRIGHTEST:
-                raise ValueError(
-                    f"expected uint8, or floats in [0, 1]; got {image.dtype} up to {np.max(image)}"
-                )
-            image = image.astype(np.float32)
+        image = _checked(image)
         batch = {
             "image": image[None],
             "index": np.zeros(1, np.int32),
@@ -70,6 +63,61 @@ class Predictor:
         }
         finished = self.finish(self.predict(batch, **options), batch, **options)
         return {name: np.asarray(value)[0] for name, value in finished.items()}
+
+    def classes(
+        self,
+        image: Any,
+        *,
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        flips: bool = False,
+        scales: Sequence[float] = (1.0,),
+        progress: Progress | None = None,
+    ) -> SlidingWindow:
+        """Predicts the class of every pixel, with test-time augmentation and by tiles if wanted.
+
+        Args:
+            image: as in a call.
+            tile: height and width of the overlapping tiles by which an image of any size goes
+                through in bounded memory, at its own resolution; None: the image as a whole, at
+                the size that the experiment predicts at.
+            overlap: part of a tile's side; see `jaxseg.tiles.predict_bands`.
+            flips: whether to average with the prediction of the mirror image (left and right).
+            scales: to average over; factors on the image, or on the size that is predicted at.
+            progress: wraps the list of tiles, or of passes, for a progress bar.
+
+        Raises:
+            ValueError: an option is out of range, or the method predicts no classes.
+        """
+        image = _checked(image)
+        if tile is not None:
+            network = functools.partial(self._probabilities, size=(0, 0))
+            return sliding_window(
+                network,
+                image,
+                tile=tile,
+                overlap=overlap,
+                flips=flips,
+                scales=scales,
+                progress=progress,
+            )
+        if not scales:
+            raise ValueError("scales is empty: expected one or more")
+        passes = [(scale, flip) for scale in scales for flip in (False, True)[: 1 + flips]]
+        total: Any = 0.0
+        for scale, flip in passes if progress is None else progress(passes, "passes"):
+            given = image[:, ::-1] if flip else image
+            chances = self._probabilities(given[None], scale=scale)[0]
+            total += chances[:, ::-1] if flip else chances
+        mean = np.asarray(total) / np.float32(len(passes))
+        return SlidingWindow(mean.argmax(axis=-1).astype(np.int32), mean.max(axis=-1))
+
+    def _probabilities(self, images: Any, **options: Any) -> jax.Array:
+        try:
+            _, predict = self._method({**options, "probabilities": True})
+        except TypeError as error:
+            raise ValueError(f"this method predicts no classes ({error})") from error
+        return predict(self.params, self.model_state, {"image": images})["probabilities"]
 
     def predict(self, batch: Batch, **options: Any) -> Prediction:
         """Predicts for a batch, up to what is left for `finish`.
@@ -104,6 +152,19 @@ class Predictor:
 
             self._compiled[chosen] = (method, jax.jit(predict))
         return self._compiled[chosen]
+
+
+def _checked(image: Any) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"expected an RGB image [H, W, 3], got shape {image.shape}")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating) or np.max(image) > _BRIGHTEST:
+        raise ValueError(
+            f"expected uint8, or floats in [0, 1]; got {image.dtype} up to {np.max(image)}"
+        )
+    return image.astype(np.float32)
 
 
 def load(path_or_name: Path | str, *, step: int | Literal["best", "latest"] = "best") -> Predictor:

@@ -249,6 +249,7 @@ def test_bands_come_while_tiles_go_in():
 def test_images_larger_than_a_tile_share_a_program():
     traces = []
 
+    @jax.jit
     def network(images):
         traces.append(images.shape)
         return pointwise(images)

@@ -1,4 +1,4 @@
-"""`jaxseg weights`: the weights that come with jaxseg, and a run packed into one file."""
+"""`jaxseg weights`: those that come with jaxseg, those of a run, those that others published."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxseg.commands.options import Run, parse, table
-from jaxseg.data.files import write_text
+from jaxseg.data.files import write_file, write_text
 from jaxseg.types import InputError
 
 
@@ -48,25 +48,43 @@ class Pack:
 
 
 @dataclasses.dataclass(frozen=True)
+class Convert:
+    """Makes a file of weights for jaxseg of weights that others published."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """What was published: .safetensors, or .pth where torch is installed."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.safetensors")]
+    """The file; its card gets the ending .md."""
+    release: str = ""
+    """What FILE is of, such as espnetv2-2-cityscapes. Without it the same tensors are written under
+    their own names, for machines without torch."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width that the network works at; 0 0 for those of the release."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Weights:
-    """Trained weights: those that come with jaxseg, and a run packed into one file."""
+    """Trained weights: those that come with jaxseg, those of a run, those that others published."""
 
     action: Annotated[
         Annotated[List, tyro.conf.subcommand("list")]
         | Annotated[Show, tyro.conf.subcommand("show")]
-        | Annotated[Pack, tyro.conf.subcommand("pack")],
+        | Annotated[Pack, tyro.conf.subcommand("pack")]
+        | Annotated[Convert, tyro.conf.subcommand("convert")],
         tyro.conf.arg(name=""),
     ]
     """What to do."""
 
 
 def run(argv: Sequence[str]) -> int:
-    """Parses, and lists, shows or packs."""
+    """Parses, and lists, shows, packs or converts."""
     action = parse(Weights, argv, "weights").action
     if isinstance(action, List):
         print(_list())
     elif isinstance(action, Show):
         print(_show(action.weights), end="")
+    elif isinstance(action, Convert):
+        _convert(action)
     else:
         _pack(action)
     return 0
@@ -113,7 +131,7 @@ def _pack(options: Pack) -> None:
     from jaxseg.train.run_folder import open_run
 
     text = options.out.with_suffix(".md")
-    _check_names(options.name, options.out, text)
+    _check_names(options.name, options.out)
     file, config = open_run(options.run)
     constructor = weights.constructor_of(file)
     if constructor is None:
@@ -137,22 +155,70 @@ def _pack(options: Pack) -> None:
     evaluations = _evaluations(options.run, predictor.step)
     command = _training_command(options.run, file.VARIANTS, config)
     described = weights.model_card(card, tensors, command=command, evaluations=evaluations)
-    weights.write_weights(options.out, card, tensors)
-    try:
-        write_text(text, described)
-    except BaseException:
-        options.out.unlink(missing_ok=True)  # or the repeated command would find it there
-        raise
+    _write(options.out, card, tensors, described)
     print(f"step {predictor.step} written to {options.out} ({_size(options.out)})")
     print(f"its card: {text}; say there what is still {weights.TO_FILL_IN}")
 
 
-def _check_names(name: str, file: Path, text: Path) -> None:
+def _convert(options: Convert) -> None:
+    from jaxseg import __version__, weights
+    from jaxseg.models.weights import read_tensors
+
+    _check_files(options.out)
+    if not options.release:
+        from safetensors.numpy import save
+
+        data = save(read_tensors(options.source))
+        write_file(options.out, lambda file: file.write(data))
+        print(f"written to {options.out} ({_size(options.out)})")
+        return
+    release = weights.RELEASES.get(options.release)
+    if release is None:
+        raise InputError(
+            f"--release {options.release}: is not known; choose {', '.join(weights.RELEASES)}"
+        )
+    if any(options.size):
+        release = release._replace(config=dataclasses.replace(release.config, size=options.size))
+    card = weights.Card(
+        name=options.release,
+        what=release.what,
+        constructor=release.constructor,
+        config=json.loads(json.dumps(dataclasses.asdict(release.config))),
+        step=0,
+        jaxseg=__version__,
+        data=release.data,
+        licence=release.terms,
+    )
+    tensors = weights.convert(release, options.source)
+    command = shlex.join(
+        ["jaxseg", "weights", "convert", options.source.name, "--release", options.release]
+    )
+    described = weights.model_card(card, tensors, command=f"{command} -o {options.out.name}")
+    _write(options.out, card, tensors, described)
+    print(f"written to {options.out} ({_size(options.out)}), its card beside it")
+
+
+def _write(file: Path, card: Any, tensors: Any, described: str) -> None:
+    from jaxseg import weights
+
+    weights.write_weights(file, card, tensors)
+    try:
+        write_text(file.with_suffix(".md"), described)
+    except BaseException:
+        file.unlink(missing_ok=True)  # or the repeated command would find it there
+        raise
+
+
+def _check_names(name: str, file: Path) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise InputError(f"--name {name!r}: use small letters, digits, '-', '.' and '_'")
+    _check_files(file)
+
+
+def _check_files(file: Path) -> None:
     if file.suffix != ".safetensors":
         raise InputError(f"-o {file}: give a name that ends in .safetensors")
-    for path in (file, text):
+    for path in (file, file.with_suffix(".md")):
         if path.exists():
             raise InputError(f"{path}: exists already; delete it or choose another -o")
 

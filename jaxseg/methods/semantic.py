@@ -1,5 +1,6 @@
 """Supervised semantic segmentation: a network, a loss over its logits, a class for every pixel."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxseg import losses
 from jaxseg.methods.ssn import input_features
+from jaxseg.models.pspnet import WithAuxiliary
 from jaxseg.ops.color import to_float
 from jaxseg.ops.slic import grid_shape
 from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
@@ -27,24 +29,42 @@ def method(
     mean: float | Sequence[float] = 0.5,
     std: float | Sequence[float] = 0.25,
     guide: Guide | None = None,
+    dropout: bool = False,
+    auxiliary_weight: float = 0.4,
+    size: tuple[int, int] | None = None,
+    scale: float = 1.0,
+    probabilities: bool = False,
 ) -> Method:
     """Supervised semantic segmentation as a `Method`.
 
-    Batches need `image`; the loss also `label` `[B, H, W]`. The prediction is
-    {"classes": `[B, H, W]` int32}. Images of any size: they are continued by their mirror image,
-    below and on the right, to a multiple of `stride`, and the logits are cropped back. The loss's
-    metrics hold `accuracy`, the part of each example's labelled pixels that are right.
+    Batches need `image`; the loss also `label` `[B, H, W]`, and takes `pixel_weight` `[B, H, W]`
+    where there is one. The loss's metrics hold `accuracy`, the part of each example's labelled
+    pixels that are right.
+
+    The prediction is {"classes": `[B, H, W]` int32, "confidence": `[B, H, W]` float32, the
+    probability of that class}, and "probabilities" `[B, H, W, num_classes]` on request. Images are
+    of any size: they are continued by their mirror image, below and on the right, to a multiple of
+    `stride`, and the logits are cropped back.
 
     Args:
-        network: normalised image -> logits `[B, H, W, num_classes]` of the image's size.
+        network: normalised image -> logits `[B, H, W, num_classes]` of the image's size; in
+            training also `models.pspnet.WithAuxiliary`.
         num_classes: labels are 0 .. num_classes - 1; others are ignored.
         stride: what the network needs the sides to be multiples of.
-        loss: `(logits, labels, *, class_weights) -> [B]`, such as those of `jaxseg.losses`.
+        loss: `(logits, labels, *, class_weights) -> [B]`, such as those of `jaxseg.losses`; also
+            takes `pixel_weights` where batches hold them.
         class_weights: one per class; None: all 1.
         mean: the network sees (image - mean) / std, of an image in [0, 1]; one number, or one for
             each channel.
         std: see `mean`.
         guide: for a network with superpixels: makes its second input, see `superpixel_guide`.
+        dropout: whether the network takes a random key of each example `[B]` as its last input in
+            training.
+        auxiliary_weight: of the loss of an auxiliary head (0.4 in PSPNet).
+        size: height and width whose area the network works at when it predicts: an image is
+            resized to it, its proportions kept, and the logits back; None: the image's own.
+        scale: factor on the height and width that the network works at when it predicts.
+        probabilities: whether the prediction holds the probability of every class.
 
     Raises:
         ValueError: an option is out of range; when traced: the network's output has another shape.
@@ -53,9 +73,12 @@ def method(
         raise ValueError(f"num_classes={num_classes}, stride={stride}: expected 1 or more")
     if class_weights is not None and len(class_weights) != num_classes:
         raise ValueError(f"{len(class_weights)} class_weights for {num_classes} classes")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size={size}: expected 1 or more each")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale={scale}: expected a positive finite number")
 
     def inputs(image: Array) -> tuple[Array, ...]:
-        image = jax.vmap(to_float)(image)
         height, width = image.shape[1:3]
         rest = [(0, -height % stride), (0, -width % stride)]
         image = jnp.pad(image, ((0, 0), *rest, (0, 0)), mode="symmetric")
@@ -65,18 +88,24 @@ def method(
         normal = (image - shift[None, None, None]) / scale[None, None, None]
         return (normal,) if guide is None else (normal, guide(image))
 
-    def logits_of(variables: Any, image: Array, **options: Any) -> tuple[Array, PyTree]:
+    def logits_of(
+        variables: Any, image: Array, *keys: Array, **options: Any
+    ) -> tuple[tuple[Array, ...], PyTree]:
+        """The logits, and those of an auxiliary head."""
         with jax.named_scope("network"):
             given = inputs(image)
-            logits, model_state = network.apply(variables, *given, **options)
+            outputs, model_state = network.apply(variables, *given, *keys, **options)
+        maps = tuple(outputs) if isinstance(outputs, WithAuxiliary) else (outputs,)
         expected = (*given[0].shape[:3], num_classes)
-        if logits.shape != expected:
-            raise ValueError(f"the network gives {logits.shape}: expected {expected}")
-        return logits[:, : image.shape[1], : image.shape[2]], model_state
+        for logits in maps:
+            if logits.shape != expected:
+                raise ValueError(f"the network gives {logits.shape}: expected {expected}")
+        return tuple(m[:, : image.shape[1], : image.shape[2]] for m in maps), model_state
 
     def init(key: Array, batch: Batch, /) -> tuple[PyTree, PyTree]:
         # The values must not matter, and constants cost nothing.
         image = jnp.zeros(batch["image"].shape, jnp.float32)
+        # Without keys: dropout has no variables.
         variables = network.init(key, *inputs(image))
         return variables["params"], variables["batch_stats"]
 
@@ -90,28 +119,64 @@ def method(
         axis_name: str | None = None,
     ) -> tuple[Array, LossOutput]:
         weight, label = batch["weight"], batch["label"]
-        logits, model_state = logits_of(
+        keys = (jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"]),) if dropout else ()
+        maps, model_state = logits_of(
             {"params": params, "batch_stats": model_state},
-            batch["image"],
+            jax.vmap(to_float)(batch["image"]),
+            *keys,
             train=True,
             mask=weight > 0,
             axis_name=axis_name,
         )
-        weights = None if class_weights is None else jnp.asarray(class_weights, jnp.float32)
+        options: dict[str, Any] = {"class_weights": None}
+        if class_weights is not None:
+            options["class_weights"] = jnp.asarray(class_weights, jnp.float32)
+        if "pixel_weight" in batch:
+            options["pixel_weights"] = batch["pixel_weight"]
         with jax.named_scope("loss"):
-            value = loss(logits, label, class_weights=weights)
+            value = loss(maps[0], label, **options)
+            for auxiliary in maps[1:]:
+                value += auxiliary_weight * loss(auxiliary, label, **options)
         counts = (label >= 0) & (label < num_classes)
-        right = counts & (jnp.argmax(logits, axis=-1) == label)
+        right = counts & (jnp.argmax(maps[0], axis=-1) == label)
         labelled = jnp.maximum(jnp.sum(counts, axis=(1, 2)), 1)
         accuracy = jnp.sum(right, axis=(1, 2)) / labelled
         return value, LossOutput(model_state, weight, {"accuracy": accuracy})
 
     def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
-        variables = {"params": params, "batch_stats": model_state}
-        logits, _ = logits_of(variables, batch["image"])
-        return {"classes": jnp.argmax(logits, axis=-1).astype(jnp.int32)}
+        image = jax.vmap(to_float)(batch["image"])
+        own = (image.shape[1], image.shape[2])
+        at = working_size(own, own if size is None else size, scale)
+        (logits,), _ = logits_of(
+            {"params": params, "batch_stats": model_state},
+            _resized(image, at),
+            mask=batch["weight"] > 0 if "weight" in batch else None,
+        )
+        logits = _resized(logits.astype(image.dtype), own)
+        chances = jax.nn.softmax(logits, axis=-1)
+        prediction = {
+            "classes": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            "confidence": jnp.max(chances, axis=-1),
+        }
+        return prediction | {"probabilities": chances} if probabilities else prediction
 
     return Method(init, evaluate_loss, predict)
+
+
+def working_size(
+    image: tuple[int, int], area: tuple[int, int], scale: float = 1.0
+) -> tuple[int, int]:
+    """Height and width in the proportions of the image, of scale² times as many pixels as `area`."""
+    factor = scale * math.sqrt(area[0] * area[1] / (image[0] * image[1]))
+    return max(round(image[0] * factor), 1), max(round(image[1] * factor), 1)
+
+
+def _resized(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b oh ow c"]:
+    """Bilinear, averaged over the pixels that fall into one where it shrinks."""
+    if x.shape[1:3] == size:
+        return x
+    shape = (x.shape[0], *size, x.shape[-1])
+    return jax.image.resize(x, shape, "linear", precision=jax.lax.Precision.HIGHEST)
 
 
 def superpixel_guide(num_superpixels: int) -> Guide:

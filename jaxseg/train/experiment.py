@@ -65,6 +65,12 @@ class Experiment(NamedTuple):
     """The data folder -> what is evaluated during training."""
     picture: Callable[[Prediction, Batch], np.ndarray] | None = None
     """Draws the first example of a batch: uint8 `[H, W, 3]`."""
+    class_names: tuple[str, ...] = ()
+    """Of what `classes` of a prediction hold, for legends; none: their numbers."""
+    class_colors: tuple[tuple[int, int, int], ...] = ()
+    """RGB 0..255 of each class; none: distinct ones."""
+    tiles: bool = False
+    """Whether large images are best predicted by tiles: it predicts classes, at images' own size."""
 
 
 class ExperimentFile(NamedTuple):

@@ -123,7 +123,7 @@ def config_from_dict(kind: type, values: dict[str, Any], source: Path) -> Any:
 
 def _convert(value: Any, hint: Any) -> Any:
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_convert(item, None) for item in value)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return Path(value) if isinstance(value, str) and Path in options else value
 

@@ -11,18 +11,22 @@ from jaxseg.weights._card import TO_FILL_IN, Card, model_card
 from jaxseg.weights._constructors import CONSTRUCTORS, Constructor, constructor_of
 from jaxseg.weights._file import read_card, read_weights, write_weights
 from jaxseg.weights._open import OpenWeights, open_weights
+from jaxseg.weights._releases import RELEASES, Release, convert
 from jaxseg.weights._tensors import check_finite, check_tensors, name_tensors
 
 __all__ = [
     "CONSTRUCTORS",
+    "RELEASES",
     "TO_FILL_IN",
     "Card",
     "Constructor",
     "OpenWeights",
+    "Release",
     "bundled",
     "check_finite",
     "check_tensors",
     "constructor_of",
+    "convert",
     "find",
     "model_card",
     "name_tensors",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxseg.recipes import superpixels
+from jaxseg.recipes import semantic, superpixels
 from jaxseg.train.experiment import Experiment, ExperimentFile
 
 
@@ -14,7 +14,10 @@ class Constructor(NamedTuple):
     build: Callable[[Any], Experiment]
 
 
-CONSTRUCTORS = {"superpixels": Constructor(superpixels.Config, superpixels.build)}
+CONSTRUCTORS = {
+    "superpixels": Constructor(superpixels.Config, superpixels.build),
+    "semantic": Constructor(semantic.Config, semantic.build),
+}
 
 
 def constructor_of(file: ExperimentFile) -> str | None:

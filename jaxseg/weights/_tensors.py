@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxseg.models.weights import MismatchError
 from jaxseg.types import InputError, PyTree
 
 
@@ -29,8 +30,7 @@ def check_tensors(
         source: what the message begins with, such as the file.
 
     Raises:
-        InputError: one line with every tensor that is missing, unexpected, or of another shape or
-            type.
+        MismatchError: tensors are missing, unexpected, or of another shape or type.
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
@@ -39,13 +39,9 @@ def check_tensors(
         for name in expected
         if name in found and _kind(found[name]) != _kind(expected[name])
     ]
-    faults = [
-        f"{word} {', '.join(names)}"
-        for word, names in (("missing:", missing), ("unexpected:", unexpected), ("wrong:", other))
-        if names
-    ]
-    if faults:
-        raise InputError(f"{source}: not of this network ({'; '.join(faults)}); give weights of it")
+    faults = {"missing": missing, "unexpected": unexpected, "wrong": other}
+    if any(faults.values()):
+        raise MismatchError(source, faults, "give weights of it")
 
 
 def _kind(tensor: Any) -> str:

@@ -9,6 +9,7 @@ from jaxseg import losses
 from jaxseg.methods import semantic
 from jaxseg.models.layers import BatchNorm
 from jaxseg.models.network import network
+from jaxseg.models.pspnet import WithAuxiliary
 from jaxseg.testing import check_method
 from jaxseg.train import init_state, make_train_step
 from jaxseg.types import Network
@@ -118,6 +119,126 @@ def test_options_reach_the_loss():
     np.testing.assert_array_equal(value(loss=own)[0][0], np.arange(4))
 
 
+def test_what_a_prediction_holds():
+    data = jax.tree.map(jnp.asarray, batch())
+    params, state = semantic.method(pointwise(), num_classes=CLASSES).init(jax.random.key(0), data)
+    normal = (np.asarray(data["image"], np.float64) / 255 - 0.5) / 0.25
+    powers = np.exp(normal @ np.asarray(params["kernel"], np.float64))
+    expected = powers / powers.sum(-1, keepdims=True)
+    for probabilities in (False, True):
+        method = semantic.method(pointwise(), num_classes=CLASSES, probabilities=probabilities)
+        got = jax.jit(method.predict)(params, state, {"image": data["image"]})
+        assert set(got) == {"classes", "confidence", "probabilities"} - (
+            set() if probabilities else {"probabilities"}
+        )
+        np.testing.assert_array_equal(got["classes"], expected.argmax(-1))
+        np.testing.assert_allclose(got["confidence"], expected.max(-1), rtol=1e-4)
+    np.testing.assert_allclose(got["probabilities"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "sides"),
+    [
+        ({"size": (22, 28)}, (22, 28)),
+        ({"size": (28, 22)}, (22, 28)),  # the area alone counts
+        ({"size": (11, 14)}, (11, 14)),
+        ({"scale": 0.5}, (6, 7)),
+        ({"size": (22, 28), "scale": 0.5}, (11, 14)),
+    ],
+)
+def test_prediction_works_at_a_size(options, sides):
+    image = np.random.default_rng(0).random((2, 11, 14, 3), np.float32)
+    seen = []
+    method = semantic.method(
+        pointwise(seen=seen), num_classes=CLASSES, probabilities=True, mean=0.0, std=1.0, **options
+    )
+    kernel = np.random.default_rng(1).normal(size=(3, CLASSES)).astype(np.float32)
+    params = {"kernel": kernel, "bias": np.zeros(CLASSES, np.float32)}
+    got = method.predict(params, {}, {"image": jnp.asarray(image)})["probabilities"]
+    assert seen == [[(2, *sides, 3)]]
+    powers = np.exp(_bilinear(_bilinear(image, sides) @ kernel, (11, 14)))
+    np.testing.assert_allclose(got, powers / powers.sum(-1, keepdims=True), rtol=1e-4)
+
+
+def _bilinear(x, size):
+    """Sums with the weights of a triangle about each pixel's centre, wider where it shrinks."""
+    for axis, new in zip((1, 2), size, strict=True):
+        old = x.shape[axis]
+        radius = max(1, old / new)
+        at = (np.arange(new)[:, None] + 0.5) * old / new - 0.5
+        weights = np.maximum(1 - np.abs(at - np.arange(old)) / radius, 0)
+        weights /= weights.sum(1, keepdims=True)
+        x = np.moveaxis(np.tensordot(weights, x, (1, axis)), 0, axis)
+    return x
+
+
+def test_dropout_is_drawn_by_the_key_of_each_example():
+    seen = []
+
+    def apply(variables, x, *keys, train=False, mask=None, axis_name=None):
+        seen.append(keys)
+        return x @ variables["params"]["kernel"], {}
+
+    data = jax.tree.map(jnp.asarray, batch(3))
+    data["index"] = jnp.array([5, 2, 9])
+    plain = Network(pointwise().init, apply)
+    method = semantic.method(plain, num_classes=CLASSES, dropout=True)
+    params, state = method.init(jax.random.key(0), data)
+    method.loss(params, state, data, jax.random.key(7))
+    method.predict(params, state, data)
+    (trained,), predicted = seen
+    assert predicted == ()
+    for own, index in zip(trained, (5, 2, 9), strict=True):
+        assert own == jax.random.fold_in(jax.random.key(7), index)
+
+
+@pytest.mark.parametrize("weight", [0.4, 0.0, 2.0])
+def test_an_auxiliary_head_has_a_loss_of_its_own(weight):
+    data = jax.tree.map(jnp.asarray, batch())
+
+    def apply(variables, x, *, train=False, mask=None, axis_name=None):
+        logits = x @ variables["params"]["kernel"]
+        return (WithAuxiliary(logits, -2 * logits) if train else logits), {}
+
+    method = semantic.method(
+        Network(pointwise().init, apply), num_classes=CLASSES, auxiliary_weight=weight
+    )
+    params, state = method.init(jax.random.key(0), data)
+    got, out = method.loss(params, state, data, jax.random.key(0))
+    logits = (data["image"] / 255 - 0.5) / 0.25 @ params["kernel"]
+    own, other = (losses.cross_entropy(m, data["label"]) for m in (logits, -2 * logits))
+    np.testing.assert_allclose(got, own + weight * other, rtol=1e-5)
+    right = (jnp.argmax(logits, -1) == data["label"]).sum((1, 2)) / (data["label"] >= 0).sum((1, 2))
+    np.testing.assert_allclose(out.metrics["accuracy"], right, rtol=1e-6)
+    assert method.predict(params, state, data)["classes"].shape == data["label"].shape
+
+
+def test_weights_of_pixels_reach_the_loss():
+    data = jax.tree.map(jnp.asarray, batch())
+    method = semantic.method(pointwise(), num_classes=CLASSES)
+    params, state = method.init(jax.random.key(0), data)
+    data["pixel_weight"] = jnp.asarray(np.random.default_rng(2).random((4, 11, 14), np.float32))
+    got, _ = method.loss(params, state, data, jax.random.key(0))
+    logits = (data["image"] / 255 - 0.5) / 0.25 @ params["kernel"]
+    expected = losses.cross_entropy(logits, data["label"], pixel_weights=data["pixel_weight"])
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_padding_is_left_out_of_the_statistics_of_a_batch():
+    seen = []
+
+    def apply(variables, x, *, train=False, mask=None, axis_name=None):
+        seen.append(mask)
+        return x @ variables["params"]["kernel"], {}
+
+    data = jax.tree.map(jnp.asarray, batch())
+    data["weight"] = jnp.array([1.0, 0.5, 0.0, 0.0])
+    method = semantic.method(Network(pointwise().init, apply), num_classes=CLASSES)
+    params, state = method.init(jax.random.key(0), data)
+    method.predict(params, state, data)
+    np.testing.assert_array_equal(seen[0], [True, True, False, False])
+
+
 def test_the_guide_sees_the_padded_image():
     data = jax.tree.map(jnp.asarray, batch())
     seen = []
@@ -135,6 +256,8 @@ def test_bad_options():
         ({"num_classes": 0}, "num_classes=0"),
         ({"num_classes": 3, "stride": 0}, "stride=0"),
         ({"num_classes": 3, "class_weights": (1.0,)}, "1 class_weights for 3"),
+        ({"num_classes": 3, "size": (0, 4)}, r"size=\(0, 4\)"),
+        ({"num_classes": 3, "scale": float("nan")}, "scale=nan"),
     ):
         with pytest.raises(ValueError, match=message):
             semantic.method(pointwise(), **options)

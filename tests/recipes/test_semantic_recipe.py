@@ -2,15 +2,19 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import typing
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from jaxseg import data
+from jaxseg import data, losses, weights
 from jaxseg.data.resized import ResizedSource
 from jaxseg.recipes import semantic
 from jaxseg.recipes.semantic import Config, build
+from jaxseg.recipes.semantic_table import table, validation_curve, variant_of
 from jaxseg.types import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -56,6 +60,13 @@ def test_class_weights_come_from_the_training_labels(folder, monkeypatch):
     labels = np.stack([np.array(Image.open(folder / "labels/train" / f"{n}.png")) for n in "ab"])
     frequency = np.array([np.mean(labels == c) for c in range(3)])
     np.testing.assert_allclose(given[-1], np.median(frequency) / frequency)
+    counts = np.stack([np.bincount(n[n < 9], minlength=3) for n in labels])
+    for name, expected in (
+        ("inverse_log", losses.inverse_log_weights(counts)),
+        ("effective", losses.effective_number_weights(counts)),
+    ):
+        build(dataclasses.replace(SMALL, class_weights=name)).phases(folder)
+        np.testing.assert_allclose(given[-1], expected)
     build(dataclasses.replace(SMALL, class_weights="none")).phases(folder)
     assert given[-1] is None
 
@@ -64,7 +75,11 @@ def test_class_weights_come_from_the_training_labels(folder, monkeypatch):
 def test_it_is_measured_at_its_size(folder, size, name):
     experiment = build(dataclasses.replace(SMALL, size=size, validation_split="val"))
     assert experiment.schedule.best == f"{name}/miou"
-    for rows in (experiment.evaluations(folder, "val"), experiment.validation(folder)):
+    measured = experiment.evaluations(folder, "val")
+    assert list(measured) == [name, "full"][: 1 + (name != "full")]
+    assert next(iter(measured["full"].data))["label"].shape[1:] == (12, 16)
+    assert list(experiment.validation(folder)) == [name]
+    for rows in (measured, experiment.validation(folder)):
         batch = next(iter(rows[name].data))
         assert batch["label"].shape[1:] == ((12, 16) if name == "full" else size)
     prediction = {"classes": np.maximum(batch["label"], 0)}
@@ -74,6 +89,155 @@ def test_it_is_measured_at_its_size(folder, size, name):
     assert [c for c in figures if c.startswith("iou_")] == [f"iou_{c}" for c in CLASSES]
     drawn = experiment.picture(prediction, batch)
     assert drawn.shape == (batch["image"].shape[1], 3 * batch["image"].shape[2], 3)
+
+
+NETWORKS = {
+    "unet": {"width": 2, "depth": 1},
+    "resunet": {"width": 2, "residual_depths": (1, 1, 1)},
+    "fcn": {"width": 1, "hidden": 2, "fcn_stride": 16, "fcn_padding": "same"},
+    "fcn_alexnet": {"width": 2, "hidden": 2},
+    "fc_densenet": {"width": 2, "growth": 1, "layers": (1, 1, 1)},
+    "dilated": {"width": 1, "hidden": 2},
+    "pspnet": {"width": 2},
+    "deeplab_resnet": {"width": 1, "features": 4},
+    "deeplab_xception": {"scale": 0.1, "features": 4},
+    "deeplab_mobilenetv2": {"scale": 0.1, "features": 4},
+    "espnetv2": {"scale": 0.5},
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_is_reached_by_its_word(network):
+    assert set(NETWORKS) == set(typing.get_args(typing.get_type_hints(Config)["network"]))
+    config = Config(network=network, num_classes=3, crop=(40, 48), size=(40, 48))
+    config = dataclasses.replace(config, **NETWORKS[network])
+    method = build(config).method()
+    example = {
+        "image": jax.ShapeDtypeStruct((2, 40, 48, 3), np.uint8),
+        "label": jax.ShapeDtypeStruct((2, 40, 48), np.int32),
+        "index": jax.ShapeDtypeStruct((2,), np.int32),
+        "weight": jax.ShapeDtypeStruct((2,), np.float32),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    params, state = jax.eval_shape(method.init, key, example)
+    assert bool(state) == (network not in ("fcn", "fcn_alexnet", "dilated"))
+    loss, output = jax.eval_shape(method.loss, params, state, example, key)
+    assert loss.shape == (2,)
+    assert jax.tree.structure(output.model_state) == jax.tree.structure(state)
+    got = jax.eval_shape(method.predict, params, state, example)
+    assert got["classes"].shape == got["confidence"].shape == (2, 40, 48)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("poly", [0.5 / 4, 0.5, 0.5 * (1 - 40 / 80) ** 0.9, 0.0]),
+        ("cosine", [0.5 / 4, 0.5, 0.25, 0.0]),
+        ("exponential", [0.5 / 4, 0.5, 0.5 * 0.01**0.5, 0.005]),
+        ("constant", [0.5 / 4, 0.5, 0.5, 0.5]),
+    ],
+)
+def test_learning_rates(decay, expected):
+    config = dataclasses.replace(SMALL, learning_rate=0.5, steps=84, warmup=4, decay=decay)
+    rate = semantic._rate(dataclasses.replace(config, decay_to=0.01))
+    np.testing.assert_allclose([rate(t) for t in (0, 4, 44, 84)], expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "rmsprop"])
+def test_kernels_alone_decay(optimizer):
+    config = dataclasses.replace(SMALL, optimizer=optimizer, weight_decay=0.1)
+    made = semantic._optimizer(config)
+    params = {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)}
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = made.update(zero, made.init(params), params)
+    assert np.all(updates["kernel"] < 0) and not np.any(updates["bias"])
+
+
+class TestInitialWeights:
+    def state_dict(self, tree, prefix=""):
+        """Random tensors under torchvision's names, {name: value}, of an encoder's variables."""
+        rng = np.random.default_rng(0)
+        ends = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
+        ends |= {"var": "running_var", "bias": "bias"}
+        told = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            _, name = jax.tree_util.keystr(path, simple=True, separator=".").split(".", 1)
+            stem, _, last = name.rpartition(".")
+            shape = [leaf.shape[i] for i in (3, 2, 0, 1)] if leaf.ndim == 4 else leaf.shape
+            told[f"{prefix}{stem}.{ends[last]}"] = rng.random(shape, np.float32)
+        return told
+
+    def test_of_vgg(self, folder, tmp_path):
+        config = dataclasses.replace(SMALL, **{**NETWORKS["fcn"], "depth": 0}, network="fcn")
+        example = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
+        params, _ = jax.jit(build(config).method().init)(jax.random.key(0), example)
+        tensors = self.state_dict({"params": params["encoder"]})
+        rng = np.random.default_rng(1)
+        for name, shape in (("0", (2, 8 * 7 * 7)), ("3", (2, 2)), ("6", (5, 2))):
+            tensors[f"classifier.{name}.weight"] = rng.random(shape, np.float32)
+            tensors[f"classifier.{name}.bias"] = rng.random(shape[:1], np.float32)
+        save_file(tensors, tmp_path / "vgg.safetensors")
+        given = dataclasses.replace(config, encoder=str(tmp_path / "vgg.safetensors"))
+        (phase,) = build(given).phases(folder)
+        begun, _ = jax.jit(phase.method.init)(jax.random.key(0), example)
+        kernel = begun["encoder"]["features"]["5"]["kernel"]
+        np.testing.assert_array_equal(kernel, tensors["features.5.weight"].transpose(2, 3, 1, 0))
+        np.testing.assert_array_equal(begun["fc"]["fc7"]["bias"], tensors["classifier.3.bias"])
+        changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), params, begun)
+        assert all(jax.tree.leaves(changed["encoder"])) and changed["fc"]["fc6"]["kernel"]
+        assert not changed["fc"]["score"]["kernel"]
+
+    @pytest.mark.parametrize("network", ["deeplab_resnet", "deeplab_mobilenetv2", "dilated"])
+    def test_all_names_of_an_encoder_have_their_place(self, folder, tmp_path, network):
+        own = NETWORKS[network]
+        config = dataclasses.replace(SMALL, **{"width": 0, **own, "depth": 0}, network=network)
+        example = {"image": np.zeros((1, 16, 16, 3), np.uint8)}
+        init = build(config).method().init
+        params, state = jax.eval_shape(init, jax.random.key(0), example)
+        if network == "dilated":
+            tensors = self.state_dict({"params": {"features": params["features"]}})
+            tensors["classifier.0.weight"] = np.zeros((2, 8 * 7 * 7), np.float32)
+            tensors["classifier.3.weight"] = np.zeros((2, 2), np.float32)
+            tensors |= {f"classifier.{n}.bias": np.zeros(2, np.float32) for n in (0, 3)}
+        else:
+            tree = {"params": params["encoder"], "batch_stats": state["encoder"]}
+            tensors = self.state_dict(tree)
+            last = "fc" if network == "deeplab_resnet" else "classifier.1"
+            tensors |= {f"{last}.weight": np.zeros((5, 8), np.float32)}
+        save_file(tensors, tmp_path / "a.safetensors")
+        given = dataclasses.replace(config, encoder=str(tmp_path / "a.safetensors"))
+        (phase,) = build(given).phases(folder)
+        begun = jax.eval_shape(phase.method.init, jax.random.key(0), example)
+        assert jax.tree.structure(begun) == jax.tree.structure((params, state))
+        tensors.popitem()
+        tensors["another"] = np.zeros(1, np.float32)
+        save_file(tensors, tmp_path / "a.safetensors")
+        (phase,) = build(given).phases(folder)
+        with pytest.raises(InputError, match="another"):
+            jax.eval_shape(phase.method.init, jax.random.key(0), example)
+
+    def test_of_a_network_that_torchvision_lacks(self, folder, tmp_path):
+        save_file({"a": np.zeros(1, np.float32)}, tmp_path / "a.safetensors")
+        config = dataclasses.replace(SMALL, encoder=str(tmp_path / "a.safetensors"))
+        with pytest.raises(InputError, match="torchvision has no weights for unet"):
+            build(config).phases(folder)
+
+    def test_of_packed_weights(self, folder, tmp_path):
+        example = {"image": np.zeros((1, 8, 8, 3), np.uint8)}
+        experiment = build(SMALL)
+        variables = jax.jit(experiment.method().init)(jax.random.key(5), example)
+        tensors = weights.name_tensors(*jax.device_get(variables))
+        plain = json.loads(json.dumps(dataclasses.asdict(SMALL)))
+        card = weights.Card("a", "", "semantic", plain, 3, "0", "", "")
+        weights.write_weights(tmp_path / "a.safetensors", card, tensors)
+        path = str(tmp_path / "a.safetensors")
+        (phase,) = build(dataclasses.replace(SMALL, initial=path)).phases(folder)
+        begun = jax.jit(phase.method.init)(jax.random.key(0), example)
+        jax.tree.map(np.testing.assert_array_equal, begun, variables)
+        wider = dataclasses.replace(SMALL, initial=path, width=4)
+        (phase,) = build(wider).phases(folder)
+        with pytest.raises(InputError, match=r"a\.safetensors: of another network"):
+            phase.method.init(jax.random.key(0), example)
 
 
 def test_data_that_do_not_fit(folder):
@@ -86,7 +250,16 @@ def test_data_that_do_not_fit(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"width": 0},
+        {"width": -1},
+        {"scale": 0.5},  # a U-Net has a width instead
+        {"hidden": 8},
+        {"depth": 0, "network": "fcn", "batch_norm": "batch"},
+        {"depth": 0, "width": 0, "network": "espnetv2", "scale": 0.7},
+        {"depth": 0, "network": "resunet", "residual_depths": (2, 2)},
+        {"class_names": ("a", "b")},
+        {"class_colors": ((0, 0, 0),)},
+        {"std": (1.0, 0.0, 1.0)},
+        {"encoder": "a.pth", "initial": "b"},
         {"learning_rate": -1.0},
         {"ema_decay": 1.0},
         {"size": (10, 0)},
@@ -99,11 +272,14 @@ def test_data_that_do_not_fit(folder):
     ],
 )
 def test_numbers_that_cannot_be_used(change):
-    with pytest.raises(InputError, match=next(reversed(change)).split("_")[0]):
+    word = {"residual_depths": "depths"}.get(next(reversed(change)), next(reversed(change)))
+    with pytest.raises(InputError, match=word.split("_")[0]):
         build(dataclasses.replace(SMALL, **change))
 
 
-@pytest.mark.parametrize("field", ["network", "decay", "class_weights", "upsampling"])
+@pytest.mark.parametrize(
+    "field", ["network", "decay", "class_weights", "upsampling", "loss", "optimizer", "dtype"]
+)
 def test_a_word_that_a_config_file_misspells(field):
     config = dataclasses.replace(SMALL)
     object.__setattr__(config, field, "wide")  # past the annotation, as JSON is
@@ -155,28 +331,46 @@ def experiment_file(name):
     return module
 
 
-@pytest.mark.parametrize("name", ["camvid", "ssn_layer"])
+@pytest.mark.parametrize("name", ["camvid", "camvid_families", "ssn_layer"])
 def test_variants_can_be_built(name):
-    for config in experiment_file(name).VARIANTS.values():
-        build(config)
+    for variant, config in experiment_file(name).VARIANTS.items():
+        assert build(config).schedule.steps == config.steps, variant
+
+
+def write_run(folder, config, miou):
+    """What evaluating a run leaves."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"config": dataclasses.asdict(config)}))
+    found = {"figures": {"120x160/miou": miou, "120x160/pixel_accuracy": 0.8, "full/miou": 0.0}}
+    (folder / "evaluation_test.json").write_text(json.dumps(found))
+    lines = [{"step": 5, "loss": 1.0}, {"step": 10, "120x160/miou": miou / 2}, {"step": 15}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
 
 
 def test_the_table_of_runs(tmp_path):
-    module = experiment_file("ssn_layer")
+    variants = experiment_file("ssn_layer").VARIANTS
     figures = {("without", 0): 0.30, ("with", 0): 0.35, ("without", 1): 0.32, ("with", 1): 0.33}
     runs = []
     for (variant, seed), miou in figures.items():
-        config = dataclasses.replace(module.VARIANTS[variant], seed=seed, steps=50, log_every=7)
-        run = tmp_path / f"{variant}{seed}"
-        run.mkdir()
-        (run / "config.json").write_text(json.dumps({"config": dataclasses.asdict(config)}))
-        found = {"figures": {"120x160/miou": miou, "120x160/pixel_accuracy": 0.8}}
-        (run / "evaluation_test.json").write_text(json.dumps(found))
-        runs.append(run)
-    lines = [line.split() for line in module.table(tuple(runs), "test").splitlines()[1:]]
+        config = dataclasses.replace(variants[variant], seed=seed, steps=50, log_every=7)
+        runs.append(write_run(tmp_path / f"{variant}{seed}", config, miou))
+    lines = [line.split() for line in table(runs, "test", variants).splitlines()[1:]]
     assert lines == [
         ["without", "50", "0,1", "31.00", "30.00", "-", "32.00", "80.00"],
         ["with", "50", "0,1", "34.00", "33.00", "-", "35.00", "80.00"],
     ]
     with pytest.raises(InputError, match=r"evaluation_val\.json: missing; train and evaluate"):
-        module.table(tuple(runs), "val")
+        table(runs, "val", variants)
+    assert validation_curve(runs[0]) == ([10], [0.15])
+    with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be read"):
+        validation_curve(tmp_path)
+
+
+def test_a_run_of_before_a_field_existed(tmp_path):
+    variants = experiment_file("camvid_families").VARIANTS
+    config = json.loads(json.dumps(dataclasses.asdict(variants["unet"])))
+    assert variant_of(config, variants) == "unet"
+    del config["dtype"]
+    assert variant_of(config, variants) == "unet"
+    assert variant_of(config | {"width": 3}, variants) == "other"

@@ -24,15 +24,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32, Shaped
+from jaxtyping import Array, Float32, Int32, Shaped
 
 from jaxseg.ops.color import to_float
+from jaxseg.tiles._axis import Axis, Taps, axis_of, left_out
 
 Probabilities = Callable[[Array], Array]
 """Images `[B, H, W, C]`, float32 -> probabilities of the classes `[B, H, W, N]`.
 
-Compiled here unless it is by itself (`jax.jit`), once for each shape: give the same function for
-all images. What needs sides of certain multiples is padded, and cropped, inside of it.
+Called as it is: give a function that is compiled (`jax.jit`), the same one for all images. What
+needs sides of certain multiples is padded, and cropped, inside of it.
 """
 Progress = Callable[[Iterable, str], Iterable]
 """(items, name) -> the same items; such as `jaxseg.commands.options.progress`."""
@@ -136,15 +137,12 @@ def predict_bands(
     """
     _check(image, tile, overlap, margin, scales, batch_size)
     axes = [
-        _axis(length, side, overlap, margin, scales)
+        axis_of(length, side, overlap, margin, scales)
         for length, side in zip(image.shape, tile, strict=False)
     ]
-    compiled = probabilities
-    if not isinstance(probabilities, jax.stages.Wrapped):
-        compiled = jax.jit(probabilities)
     tiles = list(product(range(len(axes[0].offsets)), range(len(axes[1].offsets))))
     batches = _batches(tiles, batch_size, progress)
-    return _bands(_predictions(compiled, image, axes, batches, flips), *axes)
+    return _bands(_predictions(probabilities, image, axes, batches, flips), *axes)
 
 
 def _check(image, tile, overlap, margin, scales, batch_size) -> None:
@@ -164,107 +162,13 @@ def _check(image, tile, overlap, margin, scales, batch_size) -> None:
         raise ValueError(f"scales={tuple(scales)}: expected positive finite numbers, at least one")
 
     def fits(side: int) -> bool:
-        return side > 2 * _left_out(side, margin, scales)
+        return side > 2 * left_out(side, margin, scales)
 
     if not fits(min(tile)):
         least = next(side for side in count(min(tile)) if fits(side))
         raise ValueError(
             f"tile={tile}: expected {least} or more for margin={margin}, scales={tuple(scales)}"
         )
-
-
-def _left_out(side: int, margin: int, scales: Sequence[float]) -> int:
-    """Pixels at a tile's inner borders that have no weight: `margin`, and what resizing spoils.
-
-    Resizing there and back, each with a triangle of radius max(1, 1 / scale), reads so far. The
-    scale that makes the image's size whole is smaller than the one asked for by 0.5 / size at most.
-    """
-    resized = 0
-    for scale in scales:
-        least = scale - 0.5 / side
-        if scale != 1:
-            resized = max(resized, math.ceil(2 * max(1, 1 / least)) if least > 0 else side)
-    return margin + resized
-
-
-class _Taps(NamedTuple):
-    """A resized axis: each new pixel is the weighted sum of these old ones.
-
-    From the host, in float32 at last: on the device it holds too few digits of a far coordinate.
-    """
-
-    source: Int32[np.ndarray, "tiles after taps"]
-    weight: Float32[np.ndarray, "tiles after taps"]
-
-    def of(self, tiles: list[int]) -> "_Taps":
-        return _Taps(self.source[tiles], self.weight[tiles])
-
-
-class _Axis(NamedTuple):
-    """The tiles along one axis."""
-
-    length: int
-    """Of the image."""
-    side: int
-    """Of a tile."""
-    offsets: list[int]
-    window: Float32[np.ndarray, "tiles side"]
-    """The weights, which sum to 1 over the tiles at each pixel."""
-    scaled: list[tuple[_Taps, _Taps] | None]
-    """For each scale: tile to network, and back; None: as it is."""
-
-
-def _axis(length: int, side: int, overlap: float, margin: int, scales: Sequence[float]) -> _Axis:
-    out = _left_out(side, margin, scales)
-    step = max(min(side - 2 * out, side - round(overlap * side)), 1)
-    ramp = side - 2 * out - step
-    if length <= side:
-        side, offsets = length, [0]
-    else:
-        # Spread evenly: no two of them lie closer than they must.
-        last = -(-(length - side) // step)
-        offsets = [i * (length - side) // last for i in range(last + 1)]
-    rise = np.clip((np.arange(side) + 1 - out) / (ramp + 1), 0, 1)
-    window = np.ones((len(offsets), side))
-    window[1:] = np.minimum(window[1:], rise)
-    window[:-1] = np.minimum(window[:-1], rise[::-1])
-    total = np.zeros(length)
-    for offset, weights in zip(offsets, window, strict=True):
-        total[offset : offset + side] += weights
-    for offset, weights in zip(offsets, window, strict=True):
-        weights /= total[offset : offset + side]
-    scaled = [None if s == 1 else _scaled(length, side, offsets, s) for s in scales]
-    return _Axis(length, side, offsets, window.astype(np.float32), scaled)
-
-
-def _scaled(length: int, side: int, offsets: list[int], scale: float) -> tuple[_Taps, _Taps]:
-    """What each tile contributes to the whole image resized to round(scale · length), and back."""
-    whole = max(round(scale * length), 1)
-    ratio = low = high = whole / length
-    part, first = whole, [0]
-    if side < length:
-        # By the scale that was asked for, so that images of all sizes share a program.
-        low, high, part = scale - 0.5 / side, scale + 0.5 / side, math.floor(scale * side)
-        first = [round(ratio * (offset + side / 2) - part / 2) for offset in offsets]
-        first[0], first[-1] = 0, whole - part
-    start, begin = np.array(offsets)[:, None], np.array(first)[:, None]
-    forth = (begin + np.arange(part) + 0.5) / ratio - 0.5 - start
-    back = (start + np.arange(side) + 0.5) * ratio - 0.5 - begin
-    return _taps(forth, side, 1 / ratio, 1 / low), _taps(back, part, ratio, high)
-
-
-def _taps(
-    position: Float[np.ndarray, "tiles after"], before: int, step: float, largest_step: float
-) -> _Taps:
-    """The triangle of radius max(1, step) about each position, of weights that sum to 1."""
-    radius = max(1.0, step)
-    # At the image's borders this changes nothing.
-    position = np.clip(position, 0, before - 1)[..., None]
-    index = np.floor(position - radius) + 1 + np.arange(math.ceil(2 * max(1.0, largest_step)))
-    weight = np.maximum(1 - np.abs(index - position) / radius, 0)
-    weight *= (index >= 0) & (index < before)
-    weight /= weight.sum(axis=-1, keepdims=True)
-    return _Taps(np.clip(index, 0, before - 1).astype(np.int32), weight.astype(np.float32))
 
 
 def _batches(
@@ -282,9 +186,9 @@ def _batches(
 
 
 def _predictions(
-    compiled: Probabilities,
+    probabilities: Probabilities,
     image: np.ndarray,
-    axes: list[_Axis],
+    axes: list[Axis],
     batches: Iterator[list[tuple[int, int]]],
     flips: bool,
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
@@ -292,7 +196,7 @@ def _predictions(
     last: tuple[list[tuple[int, int]], Array] | None = None
     for batch in batches:
         # The device is given its work before the host turns to what the device did before.
-        running = batch, _predict(compiled, image, axes, batch, flips)
+        running = batch, _predict(probabilities, image, axes, batch, flips)
         if last is not None:
             yield from _parts(*last)
         last = running
@@ -305,7 +209,7 @@ def _parts(batch: list[tuple[int, int]], weighted: Array) -> Iterator:
     return zip(distinct, jax.device_get(weighted)[: len(distinct)], strict=True)
 
 
-def _predict(compiled, image, axes, batch, flips) -> Array:
+def _predict(probabilities, image, axes, batch, flips) -> Array:
     places = [list(axis) for axis in zip(*batch, strict=True)]
     cuts = []
     for place in batch:
@@ -328,7 +232,7 @@ def _predict(compiled, image, axes, batch, flips) -> Array:
         for flip in (False, True)[: 1 + flips]:
             flip = jax.device_put(np.bool_(flip))
             x = _to_network(tiles, forth, flip)
-            y = compiled(x)
+            y = probabilities(x)
             if y.ndim != 4 or y.shape[:3] != x.shape[:3]:
                 raise ValueError(
                     f"probabilities of shape {y.shape}: expected {x.shape[:3]} and the classes"
@@ -338,14 +242,14 @@ def _predict(compiled, image, axes, batch, flips) -> Array:
 
 
 @jax.jit
-def _to_network(tiles: Array, taps: list[_Taps] | None, flip: Array) -> Array:
+def _to_network(tiles: Array, taps: list[Taps] | None, flip: Array) -> Array:
     x = _resize(jax.vmap(to_float)(tiles), taps)
     return jnp.where(flip, x[:, :, ::-1], x)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _add(
-    total: Array | None, y: Array, taps: list[_Taps] | None, flip: Array, windows: list[Array]
+    total: Array | None, y: Array, taps: list[Taps] | None, flip: Array, windows: list[Array]
 ) -> Array:
     y = y.astype(jnp.float32)
     y = _resize(jnp.where(flip, y[:, :, ::-1], y), taps)
@@ -353,7 +257,7 @@ def _add(
     return y if total is None else total + y
 
 
-def _resize(x: Array, taps: list[_Taps] | None) -> Array:
+def _resize(x: Array, taps: list[Taps] | None) -> Array:
     for axis, (source, weight) in enumerate(taps or [], 1):
         # Gathered, not multiplied with a matrix: several times as fast on a CPU.
         take = jax.vmap(functools.partial(jnp.take, axis=axis - 1, mode="clip"))
@@ -364,7 +268,7 @@ def _resize(x: Array, taps: list[_Taps] | None) -> Array:
 
 
 def _bands(
-    predictions: Iterator[tuple[tuple[int, int], np.ndarray]], rows: _Axis, cols: _Axis
+    predictions: Iterator[tuple[tuple[int, int], np.ndarray]], rows: Axis, cols: Axis
 ) -> Iterator[Band]:
     """Sums the tiles in bands between the upper borders of successive rows of tiles."""
     edges = [*rows.offsets, rows.length]

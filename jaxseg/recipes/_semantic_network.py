@@ -1,0 +1,160 @@
+"""From the words and numbers of a config to a network."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxseg.models.deeplab import deeplab_mobilenetv2, deeplab_resnet, deeplab_xception
+from jaxseg.models.densenet import fc_densenet
+from jaxseg.models.dilated import dilated
+from jaxseg.models.espnet import espnetv2
+from jaxseg.models.fcn import fcn, fcn_alexnet
+from jaxseg.models.pspnet import pspnet
+from jaxseg.models.resunet import resunet
+from jaxseg.models.unet import Superpixels, unet
+from jaxseg.models.weights import CLASSIFIERS, DILATED_VGG16, FCN_VGG16, Naming
+from jaxseg.recipes._semantic_config import Config
+from jaxseg.types import InputError, Network
+
+
+class Built(NamedTuple):
+    """A network, and what the method has to know of it."""
+
+    network: Network
+    stride: int
+    """What the sides must be multiples of."""
+    dropout: bool
+    """Whether it takes the examples' keys in training."""
+
+
+class EncoderWeights(NamedTuple):
+    """Where torchvision's weights go in a network's variables."""
+
+    naming: Naming
+    leave_out: tuple[str, ...]
+    """Patterns of the file's tensors that the network has no place for."""
+    keep: tuple[str, ...]
+    """Patterns of the network's variables that the file does not hold."""
+
+
+def build_network(config: Config) -> Built:
+    """The network that a config describes.
+
+    Raises:
+        ValueError: a number is out of the network's range, or belongs to another network.
+    """
+    _check_fields(config)
+    classes, dtype = config.num_classes, jnp.dtype(config.dtype)
+    common: dict[str, Any] = {"dtype": None if dtype == jnp.float32 else dtype}
+    normed = common | {"batch_norm": config.batch_norm}
+    width: dict[str, Any] = {"width": config.width} if config.width else {}
+    hidden: dict[str, Any] = {"hidden": config.hidden} if config.hidden else {}
+    match config.network:
+        case "unet":
+            depth = config.depth or 4
+            made = unet(
+                classes,
+                depth=depth,
+                upsampling=config.upsampling,
+                superpixels=_superpixels(config),
+                **width,
+                **normed,
+            )
+            return Built(made, 2**depth, dropout=False)
+        case "resunet":
+            depths = config.residual_depths
+            made = resunet(classes, depths=depths, **width, **normed)
+            return Built(made, 2 ** (2 + len(depths) // 2 + 1), dropout=True)
+        case "fcn":
+            made = fcn(
+                classes,
+                stride=config.fcn_stride,
+                padding=config.fcn_padding,
+                **width,
+                **hidden,
+                **common,
+            )
+            return Built(made, 32 if config.fcn_padding == "same" else 1, dropout=True)
+        case "fcn_alexnet":
+            return Built(fcn_alexnet(classes, **width, **hidden, **common), 1, dropout=True)
+        case "fc_densenet":
+            made = fc_densenet(
+                classes, growth=config.growth, layers=config.layers, **width, **normed
+            )
+            return Built(made, 1, dropout=True)
+        case "dilated":
+            made = dilated(classes, context=config.context, **width, **hidden, **common)
+            return Built(made, 1, dropout=True)
+        case "pspnet":
+            depth = _resnet_depth(config)
+            return Built(pspnet(classes, depth=depth, **width, **normed), 1, dropout=True)
+        case "espnetv2":
+            return Built(espnetv2(classes, scale=config.scale, **normed), 16, dropout=False)
+    options = normed | {"output_stride": config.output_stride, "features": config.features}
+    if config.network == "deeplab_resnet":
+        made = deeplab_resnet(classes, depth=_resnet_depth(config), **width, **options)
+    elif config.network == "deeplab_xception":
+        made = deeplab_xception(classes, width=config.scale, **options)
+    else:
+        made = deeplab_mobilenetv2(classes, width=config.scale, **options)
+    return Built(made, 1, dropout=True)
+
+
+def encoder_weights(config: Config) -> EncoderWeights:
+    """Where weights of torchvision's encoder go.
+
+    Raises:
+        InputError: the network has no encoder of torchvision's.
+    """
+    match config.network:
+        case "deeplab_resnet" | "deeplab_mobilenetv2":
+            last = r"^features\.18\."  # MobileNetV2's, which DeepLabv3+ leaves out.
+            into = ((r"^", "encoder."),)
+            return EncoderWeights(into, (*CLASSIFIERS, last), (r"/(aspp|decoder)/",))
+        case "fcn":
+            return EncoderWeights(FCN_VGG16, (r"^classifier\.6\.",), (r"/score", r"/fc/score"))
+        case "dilated":
+            return EncoderWeights(DILATED_VGG16, (r"^classifier\.6\.",), (r"/final/", r"/context/"))
+    raise InputError(
+        f"encoder: torchvision has no weights for {config.network}; "
+        "choose deeplab_resnet, deeplab_mobilenetv2, fcn or dilated"
+    )
+
+
+_OWN_FIELDS = {
+    "scale": ("espnetv2", "deeplab_mobilenetv2", "deeplab_xception"),
+    "depth": ("unet", "pspnet", "deeplab_resnet"),
+    "width": (
+        *("unet", "resunet", "fcn", "fcn_alexnet", "fc_densenet", "dilated"),
+        *("pspnet", "deeplab_resnet"),
+    ),
+    "hidden": ("fcn", "fcn_alexnet", "dilated"),
+    "superpixels": ("unet",),
+}
+
+
+def _check_fields(config: Config) -> None:
+    """A number that would silently do nothing is a mistake."""
+    fresh = Config()
+    for name, networks in _OWN_FIELDS.items():
+        value = getattr(config, name)
+        if value != getattr(fresh, name) and config.network not in networks:
+            raise ValueError(f"{name}={value} is of {', '.join(networks)}, not {config.network}")
+    without = ("fcn", "fcn_alexnet", "dilated")
+    if config.batch_norm == "batch" and config.network in without:
+        raise ValueError(f"batch_norm='batch': {config.network} has no batch norm")
+
+
+def _resnet_depth(config: Config) -> Any:
+    return config.depth or 50
+
+
+def _superpixels(config: Config) -> Superpixels | None:
+    if not config.superpixels:
+        return None
+    return Superpixels(
+        config.superpixels,
+        num_iters=config.superpixel_iters,
+        num_learned=config.superpixel_learned,
+        level=config.superpixel_level,
+    )
