@@ -65,7 +65,7 @@ def _help() -> str:
         [
             "usage: jaxseg COMMAND ...",
             "",
-            "Learns to segment images: superpixels, in JAX.",
+            "Learns to segment images, in JAX: superpixels, and classes of pixels.",
             "",
             *lines,
             "",

@@ -189,7 +189,14 @@ def _shifted(x: Array, kernel: Array, *, how: _Geometry) -> Array:
 
 
 def _split(x: Array, kernel: Array, *, how: _Geometry) -> Array:
-    """A convolution, or a product where it is 1×1, for each group."""
+    """A convolution for each group, or where it is 1×1 one product that has groups as a batch."""
+    if _is_pointwise(kernel, how):
+        x = x[:, :: how.strides[0], :: how.strides[1]]
+        place, features = x.shape[:3], kernel.shape[-1]
+        each = x.reshape(-1, how.groups, kernel.shape[2])
+        matrices = kernel.reshape(kernel.shape[2], how.groups, features // how.groups)
+        product = jax.lax.dot_general(each, matrices, (((2,), (0,)), ((1,), (1,))))
+        return jnp.swapaxes(product, 0, 1).reshape(*place, features)
     one = how._replace(groups=1)
     parts = zip(
         jnp.split(x, how.groups, axis=-1), jnp.split(kernel, how.groups, axis=-1), strict=True
@@ -208,10 +215,13 @@ def _block_diagonal(x: Array, kernel: Array, *, how: _Geometry) -> Array:
 
 
 def _dense(x: Array, kernel: Array, *, how: _Geometry) -> Array:
-    pointwise = kernel.shape[:2] == (1, 1) and how.pads == ((0, 0), (0, 0))
-    if not pointwise:
+    if not _is_pointwise(kernel, how):
         return _native(x, kernel, how=how)
     return x[:, :: how.strides[0], :: how.strides[1]] @ kernel[0, 0]
+
+
+def _is_pointwise(kernel: Array, how: _Geometry) -> bool:
+    return kernel.shape[:2] == (1, 1) and how.pads == ((0, 0), (0, 0))
 
 
 def _transposed_by_phases(

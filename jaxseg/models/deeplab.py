@@ -16,12 +16,13 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.mobilenet import MobileNetV2
 from jaxseg.models.resize import resize_bilinear
-from jaxseg.models.resnet import (
+from jaxseg.models.resnet import ResNet
+from jaxseg.models.settings import (
     Layers,
-    ResNet,
     Settings,
     Statistics,
-    check_output_stride,
+    check_known,
+    check_positive,
     checked_settings,
     normalised_network,
 )
@@ -118,8 +119,7 @@ def deeplab_resnet(
     Raises:
         ValueError: an option is out of range.
     """
-    if depth not in get_args(Depth):
-        raise ValueError(f"depth={depth}: expected one of {get_args(Depth)}")
+    check_known(get_args(Depth), depth=depth)
     settings = checked_settings(momentum, batch_norm, dtype, width=width)
     encoder = ResNet(depth, width, output_stride, False, _MULTI_GRID, settings, name="encoder")
     return _deeplab(num_classes, encoder, output_stride, features, settings)
@@ -170,9 +170,7 @@ def deeplab_mobilenetv2(
 def _deeplab(
     num_classes: int, encoder: nn.Module, output_stride: int, features: int, settings: Settings
 ) -> Network:
-    check_output_stride(output_stride, (8, 16))
-    for name, value in (("num_classes", num_classes), ("features", features)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more")
+    check_known((8, 16), output_stride=output_stride)
+    check_positive(num_classes=num_classes, features=features)
     module = _DeepLab(num_classes, encoder, output_stride, features, settings)
     return normalised_network(module, settings)

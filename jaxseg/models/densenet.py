@@ -13,15 +13,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.models.convolution import ConvTranspose
-from jaxseg.models.layers import BatchNorm
-from jaxseg.models.resnet import (
+from jaxseg.models.pooling import max_pool_2x2
+from jaxseg.models.settings import (
     Layers,
     Settings,
     Statistics,
     checked_settings,
     normalised_network,
 )
-from jaxseg.models.unet import max_pool_2x2
 from jaxseg.types import Network
 
 _INIT = nn.initializers.he_uniform()
@@ -37,10 +36,7 @@ class _Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, layers: Layers) -> Array:
-        settings = layers.settings
-        norm = BatchNorm(settings.momentum, epsilon=1e-4, dtype=settings.dtype, name="bn")
-        own = layers.train or settings.batch_norm == "batch"
-        x = nn.relu(norm(x, train=own, mask=layers.mask, axis_name=layers.axis_name))
+        x = nn.relu(layers.norm(x, "bn", epsilon=1e-4))
         conv = layers.conv(self.features, self.size, use_bias=True, kernel_init=_INIT, name="conv")
         return layers.dropout(conv(x), self.dropout, f"{self.name}_dropout")
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.models.fcn import fixed_bilinear
 from jaxseg.models.network import network
-from jaxseg.models.resnet import Dropout
-from jaxseg.models.unet import max_pool_2x2
+from jaxseg.models.pooling import max_pool_2x2
+from jaxseg.models.settings import Dropout, check_known, check_positive
+from jaxseg.models.upsampling import fixed_bilinear
 from jaxseg.types import Network
 
 Context = Literal["none", "basic", "large"]
@@ -156,9 +156,7 @@ def dilated(
     Raises:
         ValueError: an option is out of range.
     """
-    for name, value in (("num_classes", num_classes), ("width", width), ("hidden", hidden)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more")
+    check_positive(num_classes=num_classes, width=width, hidden=hidden)
     return network(_Dilated(num_classes, _factors(context, levels), width, hidden, dtype))
 
 
@@ -210,8 +208,7 @@ def identity(num_classes: int, noise: float = _NOISE) -> nn.initializers.Initial
 
 
 def _factors(context: Context, levels: int) -> tuple[int, ...]:
-    if context not in get_args(Context):
-        raise ValueError(f"context={context!r}: expected one of {get_args(Context)}")
+    check_known(get_args(Context), context=context)
     if levels < 4 or (context == "large" and levels != 8):
         raise ValueError(f"levels={levels}: expected 4 or more, and 8 for the large module")
     return {"none": (), "basic": (1,) * (levels - 1), "large": _LARGE}[context]

@@ -20,10 +20,11 @@ from jaxseg.models.espnet_layers import (
 )
 from jaxseg.models.pooling import average_pool_3x3
 from jaxseg.models.resize import resize_bilinear
-from jaxseg.models.resnet import (
+from jaxseg.models.settings import (
     Layers,
     Settings,
     Statistics,
+    check_known,
     checked_settings,
     normalised_network,
 )
@@ -147,6 +148,5 @@ def espnetv2(
     settings = checked_settings(
         momentum, batch_norm, dtype, num_classes=num_classes, decoder_width=decoder_width
     )
-    if scale not in CHANNELS:
-        raise ValueError(f"scale={scale}: expected one of {tuple(CHANNELS)}")
+    check_known(tuple(CHANNELS), scale=scale)
     return normalised_network(_ESPNetv2(num_classes, scale, decoder_width, settings), settings)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxseg.models.convolution import DepthwiseConv, GroupedConv
 from jaxseg.models.pooling import adaptive_average_pool, average_pool_3x3
 from jaxseg.models.resize import resize_bilinear
-from jaxseg.models.resnet import HE_OUT, Layers
+from jaxseg.models.settings import HE_OUT, Layers
 
 SCALES = (2.0, 1.5, 1.0, 0.5, 0.1)
 """Of the pyramid."""

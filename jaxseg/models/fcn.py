@@ -10,13 +10,13 @@ from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.models.convolution import GroupedConv
 from jaxseg.models.network import network
-from jaxseg.models.resnet import Dropout
+from jaxseg.models.settings import Dropout, check_known, check_positive
+from jaxseg.models.upsampling import fixed_bilinear
 from jaxseg.models.vgg import VGG16
 from jaxseg.types import Network
 
@@ -163,9 +163,9 @@ def fcn(
     Raises:
         ValueError: an option is out of range.
     """
-    _check(num_classes, width, hidden)
-    if stride not in get_args(Stride):
-        raise ValueError(f"stride={stride}: expected one of {get_args(Stride)}")
+    check_positive(num_classes=num_classes, width=width, hidden=hidden)
+    check_known(get_args(Stride), stride=stride)
+    check_known(get_args(Padding), padding=padding)
     return network(_FCN(num_classes, stride, at_once, padding, width, hidden, dtype))
 
 
@@ -177,44 +177,10 @@ def fcn_alexnet(
     Raises:
         ValueError: an option is out of range.
     """
-    _check(num_classes, width, hidden)
+    check_positive(num_classes=num_classes, width=width, hidden=hidden)
     if width % 2:
         raise ValueError(f"width={width}: two groups of channels want an even number")
     return network(_FCNAlexNet(num_classes, width, hidden, dtype))
-
-
-def fixed_bilinear(
-    x: Float[Array, "b h w c"], kernel_size: int, stride: int
-) -> Float[Array, "b oh ow c"]:
-    """The transposed convolution of each channel with the bilinear kernel, without padding.
-
-    Sides become stride · (n - 1) + kernel_size, at most two pixels meeting in each; written as
-    products with the two halves of the kernel, which neither it nor its gradient gathers.
-
-    Raises:
-        ValueError: unless stride ≤ kernel_size ≤ 2 · stride.
-    """
-    if not stride <= kernel_size <= 2 * stride:
-        raise ValueError(f"kernel_size={kernel_size}: expected {stride} to {2 * stride}")
-    factor = (kernel_size + 1) // 2
-    center = (kernel_size - 1) / 2
-    weights = np.maximum(1 - np.abs(np.arange(2 * stride) - center) / factor, 0)
-    weights[kernel_size:] = 0
-    for axis in (1, 2):
-        nodes = x.shape[axis]
-        begin, end = ([(0, 0)] * 4 for _ in range(2))
-        begin[axis], end[axis] = (1, 0), (0, 1)
-        shape = [1] * 5
-        shape[axis + 1] = stride
-        own, previous = (
-            jnp.asarray(w, x.dtype).reshape(shape) for w in (weights[:stride], weights[stride:])
-        )
-        x = jnp.expand_dims(jnp.pad(x, end), axis + 1) * own + (
-            jnp.expand_dims(jnp.pad(x, begin), axis + 1) * previous
-        )
-        x = x.reshape(*x.shape[:axis], (nodes + 1) * stride, *x.shape[axis + 2 :])
-        x = x[(slice(None),) * axis + (slice(stride * (nodes - 1) + kernel_size),)]
-    return x
 
 
 def local_response_norm(
@@ -246,9 +212,3 @@ def _max_pool_3x3(x: Array) -> Array:
         taps = [padded[(slice(None),) * axis + (slice(k, k + 2 * nodes - 1, 2),)] for k in range(3)]
         x = jnp.maximum(jnp.maximum(taps[0], taps[1]), taps[2])
     return x
-
-
-def _check(num_classes: int, width: int, hidden: int) -> None:
-    for name, value in (("num_classes", num_classes), ("width", width), ("hidden", hidden)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more")

@@ -8,13 +8,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.models.convolution import DepthwiseConv
-from jaxseg.models.resnet import (
+from jaxseg.models.resnet import OUTPUT_STRIDES, Features
+from jaxseg.models.settings import (
     HE_OUT,
-    Features,
     Layers,
     Settings,
     Statistics,
-    check_output_stride,
+    check_known,
     checked_settings,
     normalised_network,
 )
@@ -153,7 +153,7 @@ def mobilenetv2(
     Raises:
         ValueError: an option is out of range.
     """
-    check_output_stride(output_stride)
+    check_known(OUTPUT_STRIDES, output_stride=output_stride)
     settings = checked_settings(momentum, batch_norm, dtype, width=width)
     return normalised_network(MobileNetV2(width, output_stride, last_layer, settings), settings)
 

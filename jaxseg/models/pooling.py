@@ -1,4 +1,4 @@
-"""Averages over any number of bins, and maximum pooling that can be undone."""
+"""Averages over any number of bins, and maxima, with gradients that a CPU is fast at."""
 
 from typing import NamedTuple
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxseg.models.layers import max_pool_3x3
 from jaxseg.models.resize import resample
 
 
@@ -62,6 +63,21 @@ def average_pool_3x3(x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow c"]:
         ]
         x = (taps[0] + taps[1] + taps[2]) / 3
     return x
+
+
+def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow c"]:
+    """Max pooling 2×2 with stride 2; sides must be even. At a tie the gradient is shared.
+
+    Written as a maximum over an axis: XLA's CPU gradient of a window reduction is far slower.
+    """
+    batch, height, width, channels = x.shape
+    return jnp.max(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
+
+
+def max_pool_ceil(x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow c"]:
+    """Max pooling 3×3 with stride 2 and padding 1 to sides that are halved and rounded up."""
+    height, width = x.shape[1:3]
+    return max_pool_3x3(x)[:, : -(-height // 2), : -(-width // 2)]
 
 
 def max_pool_with_places(x: Float[Array, "b h w c"], window: int = 2) -> MaxPooled:

@@ -14,11 +14,12 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.pooling import adaptive_average_pool
 from jaxseg.models.resize import resize_bilinear
-from jaxseg.models.resnet import (
+from jaxseg.models.resnet import ResNet
+from jaxseg.models.settings import (
     Layers,
-    ResNet,
     Settings,
     Statistics,
+    check_known,
     checked_settings,
     normalised_network,
 )
@@ -124,8 +125,7 @@ def pspnet(
         ValueError: an option is out of range.
     """
     settings = checked_settings(momentum, batch_norm, dtype, num_classes=num_classes, width=width)
-    if depth not in get_args(Depth):
-        raise ValueError(f"depth={depth}: expected one of {get_args(Depth)}")
+    check_known(get_args(Depth), depth=depth)
     if not bins or min(bins) < 1 or 32 * width % len(bins):
         raise ValueError(f"bins={tuple(bins)}: expected 1 or more each, their number a divisor")
     module = _PSPNet(num_classes, depth, width, tuple(bins), auxiliary, settings)

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.models.resnet import (
+from jaxseg.models.pooling import max_pool_2x2
+from jaxseg.models.settings import (
     Layers,
     Settings,
     Statistics,
     checked_settings,
     normalised_network,
 )
-from jaxseg.models.unet import max_pool_2x2
 from jaxseg.types import Network
 
 

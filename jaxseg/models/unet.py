@@ -11,8 +11,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxseg.models.layers import BatchNorm
-from jaxseg.models.network import network
+from jaxseg.models.pooling import max_pool_2x2
+from jaxseg.models.settings import (
+    Layers,
+    Settings,
+    Statistics,
+    check_known,
+    checked_settings,
+    normalised_network,
+)
 from jaxseg.models.superpixel_pool import SuperpixelPool
 from jaxseg.models.upsampling import ConvTranspose2x2, upsample_bilinear_2x
 from jaxseg.types import Network
@@ -39,26 +46,21 @@ class _Block(nn.Module):
     middle: int
     features: int
     padding: str
-    batch_norm: bool
-    momentum: float
-    dtype: DTypeLike | None
+    normalise: bool
 
     @nn.compact
-    def __call__(self, x, *, train, mask, axis_name):
+    def __call__(self, x: Array, layers: Layers) -> Array:
         for i, features in enumerate((self.middle, self.features), 1):
-            x = nn.Conv(
+            conv = layers.conv(
                 features,
-                (3, 3),
+                3,
                 padding=self.padding,
-                use_bias=not self.batch_norm,
+                use_bias=not self.normalise,
                 kernel_init=nn.initializers.he_normal(),
-                dtype=self.dtype,
                 name=f"conv{i}",
-            )(x)
-            if self.batch_norm:
-                norm = BatchNorm(self.momentum, dtype=self.dtype, name=f"norm{i}")
-                x = norm(x, train=train, mask=mask, axis_name=axis_name)
-            x = nn.relu(x)
+            )
+            x = conv(x)
+            x = nn.relu(layers.norm(x, f"norm{i}") if self.normalise else x)
         return x
 
 
@@ -68,10 +70,9 @@ class _UNet(nn.Module):
     depth: int
     padding: Padding
     upsampling: Upsampling
-    batch_norm: bool
-    momentum: float
+    normalise: bool
     superpixels: Superpixels | None
-    dtype: DTypeLike | None
+    settings: Settings
 
     @nn.compact
     def __call__(
@@ -92,17 +93,13 @@ class _UNet(nn.Module):
             pad = [(margin, w - n - margin) for w, n in zip(whole, size, strict=True)]
             x = jnp.pad(x, ((0, 0), *pad, (0, 0)), mode="reflect" if min(size) > 1 else "edge")
         self._check_size(x)
+        layers = Layers(self.settings, train, mask, axis_name)
+        dtype = self.settings.dtype
 
         def block(x, features, name, middle=None):
-            return _Block(
-                middle or features,
-                features,
-                "SAME" if self.padding == "same" else "VALID",
-                self.batch_norm,
-                self.momentum,
-                self.dtype,
-                name=name,
-            )(x, train=train, mask=mask, axis_name=axis_name)
+            padding = "SAME" if self.padding == "same" else "VALID"
+            made = _Block(middle or features, features, padding, self.normalise, name=name)
+            return made(x, layers)
 
         bilinear = self.upsampling == "bilinear"
         skips = []
@@ -120,7 +117,7 @@ class _UNet(nn.Module):
                 up = ConvTranspose2x2(
                     features,
                     kernel_init=nn.initializers.he_normal(),
-                    dtype=self.dtype,
+                    dtype=dtype,
                     name=f"rise{level}",
                 )
                 x = up(x)
@@ -131,10 +128,11 @@ class _UNet(nn.Module):
                 number, num_iters, num_learned, place = self.superpixels
                 if level == place:
                     layer = SuperpixelPool(
-                        number, num_iters, num_learned, self.dtype, name="superpixels"
+                        number, num_iters, num_learned, dtype, name="superpixels"
                     )
                     x = layer(x, guide)
-        logits = nn.Conv(self.num_classes, (1, 1), dtype=self.dtype, name="head")(x)
+        lecun = nn.initializers.lecun_normal()
+        logits = layers.conv(self.num_classes, use_bias=True, kernel_init=lecun, name="head")(x)
         return logits[:, : size[0], : size[1]] if self.padding == "mirror" else logits
 
     def _check_size(self, x) -> None:
@@ -153,7 +151,7 @@ def unet(
     depth: int = 4,
     padding: Padding = "same",
     upsampling: Upsampling = "transposed",
-    batch_norm: bool = True,
+    batch_norm: Statistics | bool = "running",
     momentum: float = 0.9,
     superpixels: Superpixels | None = None,
     dtype: DTypeLike | None = None,
@@ -173,7 +171,8 @@ def unet(
             strategy, for any size.
         upsampling: "transposed" convolution 2×2, or "bilinear", where decoder blocks narrow to half
             the channels before the next upsampling.
-        batch_norm: after every 3×3 convolution.
+        batch_norm: what evaluation normalises with after every 3×3 convolution; False: there is no
+            batch norm; True is "running".
         momentum: of the running statistics.
         superpixels: adds a `SuperpixelPool`; needs padding "same".
         dtype: of the computation; None: that of the parameters.
@@ -181,15 +180,16 @@ def unet(
     Raises:
         ValueError: an option is out of range; when traced: a size that the padding does not allow.
     """
-    for name, value in (("num_classes", num_classes), ("width", width), ("depth", depth)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: expected 1 or more")
-    for name, word, known in (
-        ("padding", padding, get_args(Padding)),
-        ("upsampling", upsampling, get_args(Upsampling)),
-    ):
-        if word not in known:
-            raise ValueError(f"{name}={word!r}: expected one of {known}")
+    settings = checked_settings(
+        momentum,
+        "running" if isinstance(batch_norm, bool) else batch_norm,
+        dtype,
+        num_classes=num_classes,
+        width=width,
+        depth=depth,
+    )
+    check_known(get_args(Padding), padding=padding)
+    check_known(get_args(Upsampling), upsampling=upsampling)
     if upsampling == "bilinear" and width % 2:
         raise ValueError(f"width={width}: bilinear upsampling halves channels, give an even number")
     if superpixels is not None:
@@ -197,11 +197,9 @@ def unet(
             raise ValueError(f"padding={padding!r} with superpixels: expected 'same'")
         if not 0 <= superpixels.level < depth:
             raise ValueError(f"superpixels.level={superpixels.level}: expected 0 to {depth - 1}")
-    return network(
-        _UNet(
-            num_classes, width, depth, padding, upsampling, batch_norm, momentum, superpixels, dtype
-        )
-    )
+    normalise = batch_norm is not False
+    module = _UNet(num_classes, width, depth, padding, upsampling, normalise, superpixels, settings)
+    return normalised_network(module, settings)
 
 
 def valid_input_size(size: int, depth: int = 4) -> int:
@@ -217,15 +215,6 @@ def valid_input_size(size: int, depth: int = 4) -> int:
 
 def _lost(depth: int) -> int:
     return 12 * 2**depth - 8
-
-
-def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b oh ow c"]:
-    """Max pooling 2×2 with stride 2; sides must be even. At a tie the gradient is shared.
-
-    Written as a maximum over an axis: XLA's CPU gradient of a window reduction is far slower.
-    """
-    batch, height, width, channels = x.shape
-    return jnp.max(x.reshape(batch, height // 2, 2, width // 2, 2, channels), axis=(2, 4))
 
 
 def _crop(x: Array, height: int, width: int) -> Array:

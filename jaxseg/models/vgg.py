@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.models.network import network
-from jaxseg.models.resnet import Features, check_output_stride
-from jaxseg.models.unet import max_pool_2x2
+from jaxseg.models.pooling import max_pool_2x2
+from jaxseg.models.resnet import OUTPUT_STRIDES, Features
+from jaxseg.models.settings import check_known, check_positive
 from jaxseg.types import Network
 
 BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
@@ -84,7 +85,6 @@ def vgg16(*, width: int = 64, output_stride: int = 32, dtype: DTypeLike | None =
     Raises:
         ValueError: an option is out of range.
     """
-    check_output_stride(output_stride)
-    if width < 1:
-        raise ValueError(f"width={width}: expected 1 or more")
+    check_known(OUTPUT_STRIDES, output_stride=output_stride)
+    check_positive(width=width)
     return network(VGG16(width, output_stride=output_stride, dtype=dtype))

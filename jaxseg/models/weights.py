@@ -56,8 +56,29 @@ DILATED_VGG16: Naming = ((r"^classifier\.0\.", "fc6."), (r"^classifier\.3\.", "f
 CLASSIFIERS = (r"^fc\.", r"^classifier\.")
 """What an encoder leaves out of torchvision's ResNets, VGG and MobileNetV2."""
 
+_SHOWN = 8
 _MEND = "give weights of this network, or the naming that they follow"
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
+
+
+class MismatchError(InputError):
+    """Tensors that are not those of a network.
+
+    Its one line names the first of each kind and how many more there are.
+
+    Attributes:
+        faults: every one, by kind, such as {"missing": ["params/conv1/kernel"]}.
+    """
+
+    def __init__(self, source: object, faults: Mapping[str, Sequence[str]], mend: str):
+        self.faults = {kind: list(names) for kind, names in faults.items() if names}
+        told = [f"{kind}: {_first(names)}" for kind, names in self.faults.items()]
+        super().__init__(f"{source}: not of this network ({'; '.join(told)}); {mend}")
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def read(
@@ -166,7 +187,7 @@ def to_variables(
         The tree of `variables` with NumPy arrays from the tensors.
 
     Raises:
-        InputError: one line with every tensor that is missing, unexpected, or of another shape.
+        MismatchError: tensors are missing, unexpected, or of another shape.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
     expected = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
@@ -187,10 +208,9 @@ def to_variables(
     missing = [
         path for path in expected if path not in found and not any(re.search(p, path) for p in keep)
     ]
-    kinds = (("missing:", missing), ("unexpected:", unexpected), ("misshapen:", other))
-    faults = [f"{word} {', '.join(names)}" for word, names in kinds if names]
-    if faults:
-        raise InputError(f"{source}: not of this network ({'; '.join(faults)}); {_MEND}")
+    faults = {"missing": missing, "unexpected": unexpected, "misshapen": other}
+    if any(faults.values()):
+        raise MismatchError(source, faults, _MEND)
     return jax.tree_util.tree_unflatten(
         structure,
         [

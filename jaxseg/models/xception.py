@@ -14,12 +14,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxseg.models.mobilenet import depthwise, round_to_8
-from jaxseg.models.resnet import (
-    Features,
+from jaxseg.models.resnet import OUTPUT_STRIDES, Features
+from jaxseg.models.settings import (
     Layers,
     Settings,
     Statistics,
-    check_output_stride,
+    check_known,
     checked_settings,
     normalised_network,
 )
@@ -126,6 +126,6 @@ def xception(
     Raises:
         ValueError: an option is out of range.
     """
-    check_output_stride(output_stride)
+    check_known(OUTPUT_STRIDES, output_stride=output_stride)
     settings = checked_settings(momentum, batch_norm, dtype, width=width)
     return normalised_network(Xception(width, output_stride, settings), settings)

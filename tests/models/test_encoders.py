@@ -8,7 +8,7 @@ from jaxseg.models import mobilenet as mobilenet_module
 from jaxseg.models import resnet as resnet_module
 from jaxseg.models import xception as xception_module
 from jaxseg.models.mobilenet import mobilenetv2, round_to_8
-from jaxseg.models.resnet import max_pool_ceil, resnet
+from jaxseg.models.resnet import resnet
 from jaxseg.models.vgg import vgg16
 from jaxseg.models.xception import xception
 
@@ -237,15 +237,6 @@ def test_batch_statistics_at_evaluation(short):
     jax.tree.map(np.testing.assert_array_equal, stats, found["batch_stats"])
     changed = jax.jit(lambda v: net.apply(v, x, train=True, mask=mask))(found)[1]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), changed, moved)
-
-
-def test_max_pool_equals_a_loop():
-    x = np.random.default_rng(5).normal(size=(1, 5, 6, 2)).astype(np.float32)
-    got = max_pool_ceil(jnp.asarray(x))
-    assert got.shape == (1, 3, 3, 2)
-    for i, j in np.ndindex(3, 3):
-        window = x[:, max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2]
-        np.testing.assert_array_equal(got[:, i, j], window.max((1, 2)))
 
 
 def test_round_to_8():

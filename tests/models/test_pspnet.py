@@ -6,7 +6,7 @@ import pytest
 from jaxseg.models import resnet as resnet_module
 from jaxseg.models.pspnet import WithAuxiliary, _Pyramid, pspnet
 from jaxseg.models.resize import resize_bilinear
-from jaxseg.models.resnet import Layers, Settings
+from jaxseg.models.settings import Layers, Settings
 
 
 @pytest.fixture

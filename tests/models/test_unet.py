@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.unet import Superpixels, max_pool_2x2, unet, valid_input_size
+from jaxseg.models.unet import Superpixels, unet, valid_input_size
 
 PLAIN = {"batch_norm": False}
 
@@ -106,6 +106,23 @@ def test_gradients_reach_every_parameter():
     assert all(jax.tree.leaves(moved))
 
 
+def test_batch_statistics_at_evaluation():
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(2, 8, 8, 3)), jnp.float32)
+    options = {"width": 2, "depth": 1}
+    net, plain = unet(3, batch_norm="batch", **options), unet(3, **options)
+    found = jax.jit(net.init)(jax.random.key(0), x)
+
+    @jax.jit
+    def both(found):
+        return net.apply(found, x), plain.apply(found, x, train=True), plain.apply(found, x)
+
+    (logits, stats), (trained, moved), (running, _) = both(found)
+    np.testing.assert_allclose(logits, trained, atol=1e-5)
+    assert np.any(np.abs(logits - running) > 1e-2)
+    jax.tree.map(np.testing.assert_array_equal, stats, found["batch_stats"])
+    assert any(np.any(m != s) for m, s in zip(*map(jax.tree.leaves, (moved, stats)), strict=True))
+
+
 def test_bfloat16_keeps_float32_parameters():
     net = unet(3, width=4, depth=1, dtype=jnp.bfloat16)
     shape = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
@@ -152,11 +169,3 @@ def test_superpixels_change_nothing_at_step_0():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         unet(2, **options)
-
-
-def test_max_pool_equals_a_loop():
-    x = np.random.default_rng(3).normal(size=(2, 6, 4, 3)).astype(np.float32)
-    got = max_pool_2x2(jnp.asarray(x))
-    for i, j in np.ndindex(3, 2):
-        window = x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
-        np.testing.assert_array_equal(got[:, i, j], window.max((1, 2)))

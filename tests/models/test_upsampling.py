@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.models.upsampling import ConvTranspose2x2, upsample_bilinear_2x
+from jaxseg.models.pooling import max_pool_with_places, max_unpool
+from jaxseg.models.upsampling import ConvTranspose2x2, SubPixelConv, upsample_bilinear_2x
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 4)), jnp.float32)
 
@@ -49,3 +50,36 @@ def test_bilinear_is_that_of_jax_image(shape):
     np.testing.assert_allclose(
         upsample_bilinear_2x(x), jax.image.resize(x, size, "bilinear"), atol=1e-6
     )
+
+
+def test_sub_pixel_convolution_begins_with_equal_pixels():
+    module = SubPixelConv(2, factor=3, dtype=jnp.bfloat16)
+    params = module.init(jax.random.key(0), X)
+    assert params["params"]["conv"]["kernel"].shape == (3, 3, 4, 18)
+    assert module.apply(params, X).dtype == jnp.bfloat16
+    exact = SubPixelConv(2, factor=3)
+    y = np.asarray(exact.apply(params, X))
+    assert y.shape == (2, 9, 15, 2)
+    one = nn.Conv(2, (3, 3)).init(jax.random.key(0), X)
+    one = {"params": {**one["params"], "kernel": params["params"]["conv"]["kernel"][..., ::9]}}
+    expected = np.repeat(np.repeat(nn.Conv(2, (3, 3)).apply(one, X), 3, axis=1), 3, axis=2)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    # A pixel's own kernel moves that pixel alone: row 1, column 2 of channel 1.
+    kernel = params["params"]["conv"]["kernel"].at[..., 9 + 3 + 2].add(1)
+    moved = exact.apply({"params": {"conv": {**params["params"]["conv"], "kernel": kernel}}}, X) - y
+    assert np.all(np.any(np.abs(moved[:, 1::3, 2::3, 1]) > 0.1, axis=(1, 2)))
+    rest = np.asarray(moved).copy()
+    rest[:, 1::3, 2::3, 1] = 0
+    np.testing.assert_allclose(rest, 0, atol=1e-6)
+
+
+def test_max_unpooling_is_torchs():
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(3).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    pooled = max_pool_with_places(jnp.asarray(x))
+    nchw = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    values, indices = torch.nn.functional.max_pool2d(nchw, 2, return_indices=True)
+    back = torch.nn.functional.max_unpool2d(values * 3, indices, 2)
+    np.testing.assert_array_equal(pooled.values, values.permute(0, 2, 3, 1))
+    found = max_unpool(pooled.values * 3, pooled.places)
+    np.testing.assert_array_equal(found, back.permute(0, 2, 3, 1))

@@ -64,6 +64,15 @@ def test_every_kind_of_tensor():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_of_many_faults_the_line_names_the_first():
+    names = [f"extra{i:02}" for i in range(30)]
+    state = state_dict() | {name: np.zeros(1, np.float32) for name in names}
+    with pytest.raises(weights.MismatchError) as caught:
+        weights.to_variables(state, TREE, source="a.pth")
+    assert caught.value.faults == {"unexpected": names}
+    assert "extra07 and 22 more); give" in str(caught.value)
+
+
 def test_all_faults_are_in_one_line():
     state = state_dict()
     del state["bn1.running_mean"], state["fc.bias"]
