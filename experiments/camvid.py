@@ -7,28 +7,23 @@ CAMVID is a folder as the README describes, of the split and the 360×480 images
 `jaxseg data prepare camvid` makes of the public download. The validation images choose the step
 that is kept; they are easier than the test images.
 
-`unet_small` and `espnetv2_small` are for two CPU cores; the others are the published networks with
-the recipes of their papers, for an accelerator. Those that end in `_finetuned` go on from a run on
-crops with the full images: give `--initial RUN`.
+`unet_small` and `espnetv2_small` are for two CPU cores; the others are the published networks for
+an accelerator, with crops, losses and schedules after their papers where those tell them for
+CamVid, and with AdamW or the "poly" rate where not. Those that end in `_finetuned` go on from a run
+on crops with the full images: give `--initial RUN`.
 """
 
 import dataclasses
 from typing import Any
 
+from jaxseg.data.camvid import CLASSES
 from jaxseg.recipes.semantic import Config, build
 
 __all__ = ["VARIANTS", "Config", "build"]
 
-NAMES = (
-    *("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car"),
-    *("Pedestrian", "Bicyclist"),
+_CAMVID = Config(
+    class_names=tuple(CLASSES), class_colors=tuple(CLASSES.values()), validation_split="val"
 )
-COLORS = (
-    *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222)),
-    *((128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
-)
-
-_CAMVID = Config(class_names=NAMES, class_colors=COLORS, validation_split="val")
 # What encoders with ImageNet's weights saw.
 _IMAGENET = dataclasses.replace(_CAMVID, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -58,7 +53,7 @@ _TIRAMISU = dataclasses.replace(
     scale_range=(1.0, 1.0),
     class_weights="none",
     batch_size=3,
-    steps=90_000,
+    steps=91_500,
     optimizer="rmsprop",
     decay="exponential",
     decay_to=0.995**750,
@@ -72,13 +67,14 @@ _DENSE = {
     for n in _DENSE_LAYERS
 }
 _FINETUNING: dict[str, Any] = {
-    "crop": (352, 480),
+    "crop": (360, 480),
     "learning_rate": 1e-4,
     "decay": "constant",
+    "decay_to": Config.decay_to,
     "steps": 12_000,
 }
 
-# SGD with the "poly" rate, random scales and flips, as in the released code of PSPNet.
+# SGD with the "poly" rate, random scales and flips, after the released code of PSPNet.
 _POLY = dataclasses.replace(
     _IMAGENET,
     crop=(353, 473),
@@ -90,6 +86,11 @@ _POLY = dataclasses.replace(
     evaluate_every=1000,
 )
 
+# Without ImageNet's weights these learn little: give `--encoder vgg16.pth` (not for AlexNet).
+_VGG = dataclasses.replace(
+    _IMAGENET, crop=(352, 480), class_weights="none", learning_rate=1e-4, evaluate_every=1000
+)
+
 VARIANTS = {
     # A narrow U-Net at half the size; measured at that size and at the full one.
     "unet_small": dataclasses.replace(_SMALL, width=16),
@@ -98,38 +99,27 @@ VARIANTS = {
     "unet": dataclasses.replace(
         _CAMVID, crop=(352, 480), steps=20_000, ema_decay=0.999, warmup=500, evaluate_every=1000
     ),
-    # RMSprop and dice in the paper; rates and regularisation of its code (Drozdzal et al., 2016).
+    # RMSprop and dice, after the paper's code for two classes (Drozdzal et al., 2016).
     "resunet": dataclasses.replace(
         _CAMVID,
         network="resunet",
         crop=(320, 448),
         batch_size=4,
         steps=40_000,
+        loss="dice",
+        class_weights="none",
         optimizer="rmsprop",
         evaluate_every=1000,
     ),
     **_DENSE,
     **{f"{name}_finetuned": dataclasses.replace(c, **_FINETUNING) for name, c in _DENSE.items()},
-    # VGG-16 wants ImageNet's weights: give `--encoder vgg16.pth`.
     **{
-        f"fcn{stride}": dataclasses.replace(
-            _IMAGENET,
-            network="fcn",
-            fcn_stride=stride,
-            crop=(352, 480),
-            class_weights="none",
-            learning_rate=1e-4,
-            evaluate_every=1000,
-        )
+        f"fcn{stride}": dataclasses.replace(_VGG, network="fcn", fcn_stride=stride)
         for stride in (32, 16, 8)
     },
-    "fcn_alexnet": dataclasses.replace(
-        _IMAGENET, network="fcn_alexnet", crop=(352, 480), learning_rate=1e-4
-    ),
-    "dilated_frontend": dataclasses.replace(
-        _IMAGENET, network="dilated", context="none", learning_rate=1e-4
-    ),
-    "dilated": dataclasses.replace(_IMAGENET, network="dilated", learning_rate=1e-4),
+    "fcn_alexnet": dataclasses.replace(_VGG, network="fcn_alexnet"),
+    "dilated_frontend": dataclasses.replace(_VGG, network="dilated", context="none"),
+    "dilated": dataclasses.replace(_VGG, network="dilated"),
     "pspnet50": dataclasses.replace(_POLY, network="pspnet"),
     "pspnet101": dataclasses.replace(_POLY, network="pspnet", depth=101),
     "deeplab_resnet50": dataclasses.replace(_POLY, network="deeplab_resnet"),

@@ -57,8 +57,15 @@ def grouped(method: Method, names: Sequence[str]) -> Method:
 
     Args:
         method: with "probabilities" in its prediction.
-        names: of its classes.
+        names: of its classes, the 19 of Cityscapes and perhaps "background".
+
+    Raises:
+        InputError: the names are others.
     """
+    known = {name for group in GROUPS.values() for name in group}
+    strange = [name for name in names if name not in known and name != "background"]
+    if strange or not known <= set(names):
+        raise InputError(f"classes {', '.join(names) or 'without names'}; give Cityscapes weights")
     matrix = np.array([[n in group for group in GROUPS.values()] for n in names], np.float32)
 
     def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
@@ -74,9 +81,11 @@ def run(options: ZeroShot) -> None:
     source = data.open_data(options.data, options.split, channels="rgb")
     if source.info.classes != tuple(GROUPS):
         raise InputError(f"{options.data}: has classes {source.info.classes}; give CamVid")
-    method = predictor.experiment.method(probabilities=True)
+    names = predictor.experiment.class_names
+    if not names:
+        raise InputError(f"{options.weights}: has no names of classes; give Cityscapes weights")
     row = Evaluation(
-        grouped(method, predictor.experiment.class_names),
+        grouped(predictor.experiment.method(probabilities=True), names),
         metrics.confusion(len(GROUPS), names=tuple(GROUPS)),
         data.eval_batches(source, batch_size=1),
     )

@@ -77,7 +77,8 @@ def run(options: Linear) -> None:
     for i in range(len(train)):
         example = train[i]
         known = np.argwhere(example["label"] >= 0)
-        rows, cols = known[rng.choice(len(known), options.pixels, replace=False)].T
+        count = min(options.pixels, len(known))
+        rows, cols = known[rng.choice(len(known), count, replace=False)].T
         drawn_x.append(features(example["image"])[rows, cols])
         drawn_y.append(example["label"][rows, cols])
     x, y = np.concatenate(drawn_x), np.concatenate(drawn_y)

@@ -267,8 +267,8 @@ def test_images_larger_than_a_tile_share_a_program():
         (dict(overlap=-0.1), "overlap=-0.1"),
         (dict(overlap=float("nan")), "overlap=nan"),
         (dict(tile=(0, 8)), r"tile=\(0, 8\): expected 1 or more"),
-        (dict(tile=(8, 8), scales=(0.25,)), r"tile=\(8, 8\): expected 19 or more"),
-        (dict(tile=(8, 8), margin=4), r"tile=\(8, 8\): expected 9 or more"),
+        (dict(tile=(7, 7), scales=(0.25,)), r"tile=\(7, 7\): expected 19 or more"),
+        (dict(tile=(7, 7), margin=4), r"tile=\(7, 7\): expected 9 or more"),
         (dict(margin=-1), "margin=-1: expected 0 or more"),
         (dict(scales=()), r"scales=\(\): expected positive finite numbers"),
         (dict(scales=(1.0, 0.0)), r"scales=\(1.0, 0.0\)"),
@@ -297,6 +297,12 @@ def test_what_is_no_image_is_refused(image, message):
 def test_a_network_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"probabilities of shape \(1, 4, 8, 3\): expected \(1, 8"):
         sliding_window(lambda images: pointwise(images)[:, ::2], picture(8, 8))
+
+
+def test_a_tile_as_large_as_the_image_needs_no_margin():
+    image = picture(6, 60)
+    found = whole(predict_bands(pointwise, image, tile=(6, 19), scales=(0.25,)), 6)
+    np.testing.assert_allclose(found, with_scales(numpy_pointwise, image, (0.25,)), atol=1e-5)
 
 
 def test_the_least_tile_suffices():

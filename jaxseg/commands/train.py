@@ -40,7 +40,14 @@ def train(experiment_file: Path, config: Any, data: Path, workdir: Path) -> int:
     mesh = data_mesh()
     create_run(workdir, experiment_file, config)
     evaluate = _evaluation(validation, experiment.picture, mesh) if validation else None
-    result = fit(phases, experiment.schedule, workdir, evaluate=evaluate, mesh=mesh)
+    result = fit(
+        phases,
+        experiment.schedule,
+        workdir,
+        evaluate=evaluate,
+        initial=experiment.initial,
+        mesh=mesh,
+    )
     step = int(result.state.step)
     if result.stopped_by is not None:
         print(f"stopped by signal {result.stopped_by} at step {step} and saved in {workdir};")

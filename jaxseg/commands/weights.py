@@ -165,6 +165,8 @@ def _convert(options: Convert) -> None:
     from jaxseg.models.weights import read_tensors
 
     _check_files(options.out)
+    if any(options.size) and not options.release:
+        raise InputError(f"--size {options.size}: is of a release; name it with --release")
     if not options.release:
         from safetensors.numpy import save
 
@@ -190,10 +192,11 @@ def _convert(options: Convert) -> None:
         licence=release.terms,
     )
     tensors = weights.convert(release, options.source)
-    command = shlex.join(
-        ["jaxseg", "weights", "convert", options.source.name, "--release", options.release]
-    )
-    described = weights.model_card(card, tensors, command=f"{command} -o {options.out.name}")
+    words = ["jaxseg", "weights", "convert", options.source.name, "--release", options.release]
+    if any(options.size):
+        words += ["--size", *map(str, options.size)]
+    command = shlex.join([*words, "-o", options.out.name])
+    described = weights.model_card(card, tensors, command=command)
     _write(options.out, card, tensors, described)
     print(f"written to {options.out} ({_size(options.out)}), its card beside it")
 

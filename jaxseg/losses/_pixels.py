@@ -46,15 +46,17 @@ def _pixels(
             raise ValueError(f"probabilities of shape {labels.shape}: expected {logits.shape}")
         target = labels.astype(logits.dtype)
         counts = jnp.any(target > 0, axis=-1) & ~jnp.any(jnp.isnan(target), axis=-1)
-        target = jnp.where(counts[..., None], target, 0)
     else:
         labels = labels.astype(jnp.int32)
         counts = (labels != ignore_label) & (labels >= 0) & (labels < classes)
         own = labels[..., None] == jnp.arange(classes, dtype=jnp.int32)[None, None, None]
-        target = (own & counts[..., None]).astype(logits.dtype)
-    weights = counts.astype(logits.dtype)
+        target = own.astype(logits.dtype)
+    weights = jnp.ones(counts.shape, logits.dtype)
     if pixel_weights is not None:
-        weights = jnp.where(counts, pixel_weights.astype(logits.dtype), 0)
+        weights = pixel_weights.astype(logits.dtype)
+        counts = counts & (weights > 0)
+    target = jnp.where(counts[..., None], target, 0)
+    weights = jnp.where(counts, weights, 0)
     if class_weights is None:
         class_weights = jnp.ones((classes,), logits.dtype)
     return _Pixels(

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxseg import losses
@@ -14,6 +15,9 @@ from jaxseg.models.pspnet import WithAuxiliary
 from jaxseg.ops.color import to_float
 from jaxseg.ops.slic import grid_shape
 from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
+
+_AT_ONCE = 1 << 26
+"""Numbers of logits that a prediction may hold at the size of the image."""
 
 Guide = Callable[[Array], Array]
 """RGB `[B, H, W, 3]` in [0, 1] -> what a network with superpixels clusters, `[B, H, W, K]`."""
@@ -152,13 +156,14 @@ def method(
             _resized(image, at),
             mask=batch["weight"] > 0 if "weight" in batch else None,
         )
-        logits = _resized(logits.astype(image.dtype), own)
-        chances = jax.nn.softmax(logits, axis=-1)
-        prediction = {
-            "classes": jnp.argmax(logits, axis=-1).astype(jnp.int32),
-            "confidence": jnp.max(chances, axis=-1),
-        }
-        return prediction | {"probabilities": chances} if probabilities else prediction
+        logits = logits.astype(image.dtype)
+        if not probabilities and own[0] > at[0] and math.prod(own) * num_classes > _AT_ONCE:
+            return _by_bands(logits, own)
+        logits = _resized(logits, own)
+        prediction = _most_probable(logits)
+        if probabilities:
+            prediction["probabilities"] = jax.nn.softmax(logits, axis=-1)
+        return prediction
 
     return Method(init, evaluate_loss, predict)
 
@@ -166,7 +171,7 @@ def method(
 def working_size(
     image: tuple[int, int], area: tuple[int, int], scale: float = 1.0
 ) -> tuple[int, int]:
-    """Height and width in the proportions of the image, of scale² times as many pixels as `area`."""
+    """Height and width in the proportions of the image, of scale² times the pixels of `area`."""
     factor = scale * math.sqrt(area[0] * area[1] / (image[0] * image[1]))
     return max(round(image[0] * factor), 1), max(round(image[1] * factor), 1)
 
@@ -177,6 +182,37 @@ def _resized(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, 
         return x
     shape = (x.shape[0], *size, x.shape[-1])
     return jax.image.resize(x, shape, "linear", precision=jax.lax.Precision.HIGHEST)
+
+
+def _most_probable(logits: Float[Array, "b h w c"]) -> dict[str, Array]:
+    return {
+        "classes": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        "confidence": jnp.exp(jnp.max(jax.nn.log_softmax(logits, axis=-1), axis=-1)),
+    }
+
+
+def _by_bands(logits: Float[Array, "b h w c"], size: tuple[int, int]) -> dict[str, Array]:
+    """`_most_probable` of larger logits, which never exist as a whole."""
+    batch, rows, _, classes = logits.shape
+    wide = _resized(logits, (rows, size[1]))
+    band = max(_AT_ONCE // (8 * size[1] * classes), 1)
+    count = -(-size[0] // band)
+    place = np.clip((np.arange(count * band) + 0.5) * rows / size[0] - 0.5, 0, rows - 1)
+    above = np.minimum(place.astype(np.int32), max(rows - 2, 0))
+    share = (place - above).astype(np.float32)
+
+    def one(of_band: tuple[Array, Array]) -> dict[str, Array]:
+        first, between = of_band
+        upper = jnp.take(wide, first, axis=1)
+        lower = jnp.take(wide, jnp.minimum(first + 1, rows - 1), axis=1)
+        between = between.astype(wide.dtype)[None, :, None, None]
+        return _most_probable(upper + (lower - upper) * between)
+
+    parts = jax.lax.map(one, (above.reshape(count, band), share.reshape(count, band)))
+    return {
+        name: jnp.moveaxis(x, 0, 1).reshape(batch, count * band, size[1])[:, : size[0]]
+        for name, x in parts.items()
+    }
 
 
 def superpixel_guide(num_superpixels: int) -> Guide:

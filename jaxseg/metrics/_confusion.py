@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.metrics._sums import add
 from jaxseg.types import Batch, Metric, Prediction
 
 
@@ -74,11 +75,7 @@ def confusion(num_classes: int, *, names: Sequence[str] = ()) -> Metric:
             "pixels": float(total),
         }
 
-    return Metric(measure=measure, merge=_merge, compute=compute)
-
-
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    return {name: a[name] + b[name] for name in a}
+    return Metric(measure=measure, merge=add, compute=compute)
 
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.metrics._sums import add
 from jaxseg.types import Batch, Metric, Prediction
 
 
@@ -31,7 +32,7 @@ def reconstruction_error() -> Metric:
     Raises:
         ValueError: in `measure`: no target, sizes that differ, or a superpixel without a number.
     """
-    return Metric(measure=_measure, merge=_merge, compute=_compute)
+    return Metric(measure=_measure, merge=add, compute=_compute)
 
 
 def _measure(prediction: Prediction, batch: Batch) -> dict[str, Any]:
@@ -65,10 +66,6 @@ def _measure(prediction: Prediction, batch: Batch) -> dict[str, Any]:
         sums["regions"] += np.int64(area.size)
         sums["images"] += np.int64(1)
     return sums
-
-
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    return {name: a[name] + b[name] for name in a}
 
 
 def _compute(sums: dict[str, Any]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxseg.metrics._sums import add
 from jaxseg.types import Batch, Metric, Prediction
 
 _THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -94,11 +95,7 @@ def dsb_average_precision(*, thresholds: Sequence[float] = _THRESHOLDS) -> Metri
             "images": float(images),
         }
 
-    return Metric(measure=measure, merge=_merge, compute=compute)
-
-
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    return {name: a[name] + b[name] for name in a}
+    return Metric(measure=measure, merge=add, compute=compute)
 
 
 def _overlaps(

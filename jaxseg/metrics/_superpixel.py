@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from jaxseg.metrics._sums import add
 from jaxseg.types import Batch, Metric, Prediction
 
 _MEANS = ("asa", "br", "bp", "br_stutz", "bp_stutz", "ue_np", "ue_levin", "co")
@@ -90,16 +91,12 @@ def superpixel(*, radius: int = 1) -> Metric:
                 sums["pairs"] = sums["pairs"] + 1
         return sums
 
-    return Metric(measure=measure, merge=_merge, compute=_compute)
+    return Metric(measure=measure, merge=add, compute=_compute)
 
 
 def _zeros() -> dict[str, Any]:
     floats: dict[str, Any] = {name: np.float64(0) for name in _MEANS}
     return floats | {"regions": np.int64(0), "pairs": np.int64(0)}
-
-
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    return {name: a[name] + b[name] for name in a}
 
 
 def _compute(sums: dict[str, Any]) -> dict[str, float]:

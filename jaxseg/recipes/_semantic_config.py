@@ -50,16 +50,17 @@ class Config:
         scale_range: smallest and largest random scale.
         loss: of `jaxseg.losses`.
         class_weights: of the loss, from the training labels: by "median" frequency, "inverse_log"
-            (ENet), "effective" number, or "none".
+            (ENet), "effective" number of images, or "none".
         batch_size: crops in a step.
         steps: in all; a run that goes on to another number stretches its decay.
-        optimizer: "adamw", "sgd" (Nesterov momentum 0.9), or "rmsprop".
+        optimizer: "adamw", "sgd" (momentum 0.9), or "rmsprop".
         learning_rate: its peak.
         decay: "poly", (1 - t / steps)^0.9; "cosine", to 0; "exponential", to `decay_to`; or
             "constant".
         decay_to: part of the rate that an exponential decay ends with.
         warmup: steps over which the rate rises from 0.
-        weight_decay: decoupled, of all but biases and batch norm.
+        weight_decay: of all but biases and batch norm; decoupled from the gradient in "adamw",
+            added to it otherwise.
         ema_decay: of the moving average of the weights, which then predicts; 0: none.
         train_split: such as "train+val".
         validation_split: evaluated during training, and chooses the best; "": none, the last is it.
@@ -173,6 +174,8 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} is {value}; give more than 0")
+    if config.decay != "exponential" and config.decay_to != Config.decay_to:
+        raise InputError(f"decay_to is of an exponential decay, and decay is {config.decay}")
     if config.ema_decay >= 1:
         raise InputError(f"ema_decay is {config.ema_decay}; give less than 1")
     if config.seed >= 2**31:
@@ -187,6 +190,9 @@ def _check_tuples(config: Config) -> None:
             raise InputError(
                 f"{name} has {len(given)} entries; give {config.num_classes}, one for each class"
             )
+    for color in config.class_colors:
+        if len(color) != 3 or not all(0 <= channel <= 255 for channel in color):
+            raise InputError(f"class_colors has {color}; give red, green and blue, 0 to 255")
     for name, least in (("size", 0), ("crop", 1)):
         pair = getattr(config, name)
         if min(pair) < least or (any(pair) and not all(pair)):

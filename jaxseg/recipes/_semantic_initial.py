@@ -3,56 +3,42 @@
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jax import Array
+import numpy as np
 
 from jaxseg.models import weights
 from jaxseg.recipes._semantic_config import Config
 from jaxseg.recipes._semantic_network import encoder_weights
-from jaxseg.types import Batch, InputError, Method, PyTree
+from jaxseg.types import InputError, PyTree
 
 
-def begin_with(method: Method, config: Config) -> Method:
-    """The method whose `init` takes what it can from `config.encoder` or `config.initial`.
+def initial_variables(config: Config, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
+    """The random variables, filled from `config.encoder`, or those of `config.initial`.
 
     Raises:
         InputError: the file is missing, or not of this network.
     """
     if config.encoder:
         places = encoder_weights(config)
-        tensors = weights.read_tensors(Path(config.encoder))
-
-        def from_encoder(key: Array, batch: Batch, /) -> tuple[PyTree, PyTree]:
-            params, model_state = method.init(key, batch)
-            filled = weights.to_variables(
-                tensors,
-                {"params": params, "batch_stats": model_state},
-                naming=places.naming,
-                leave_out=places.leave_out,
-                keep=places.keep,
-                source=config.encoder,
-            )
-            filled = jax.tree.map(jnp.asarray, filled)
-            return filled["params"], filled["batch_stats"]
-
-        return method._replace(init=from_encoder)
+        filled = weights.read(
+            Path(config.encoder),
+            {"params": params, "batch_stats": model_state},
+            naming=places.naming,
+            leave_out=places.leave_out,
+            keep=places.keep,
+        )
+        return filled["params"], filled["batch_stats"]
     from jaxseg.predictor import load
 
     given = load(config.initial)
+    found = jax.device_get((given.params, given.model_state))
+    if _shapes((params, model_state)) != _shapes(found):
+        raise InputError(
+            f"{config.initial}: of another network; give the fields of the config that it was "
+            "trained with, or train without initial"
+        )
+    return found
 
-    def from_run(key: Array, batch: Batch, /) -> tuple[PyTree, PyTree]:
-        own = method.init(key, batch)
-        found = (given.params, given.model_state)
-        shapes = [
-            {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(t)}
-            for t in (own, found)
-        ]
-        if shapes[0] != shapes[1]:
-            raise InputError(
-                f"{config.initial}: of another network; give the fields of the config that it was "
-                "trained with, or train without initial"
-            )
-        # Copies: the state of a training is donated.
-        return jax.tree.map(jnp.copy, found)
 
-    return method._replace(init=from_run)
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}

@@ -121,6 +121,7 @@ def encoder_weights(config: Config) -> EncoderWeights:
     )
 
 
+_DEEPLAB = ("deeplab_resnet", "deeplab_xception", "deeplab_mobilenetv2")
 _OWN_FIELDS = {
     "scale": ("espnetv2", "deeplab_mobilenetv2", "deeplab_xception"),
     "depth": ("unet", "pspnet", "deeplab_resnet"),
@@ -129,8 +130,18 @@ _OWN_FIELDS = {
         *("pspnet", "deeplab_resnet"),
     ),
     "hidden": ("fcn", "fcn_alexnet", "dilated"),
+    "fcn_stride": ("fcn",),
+    "fcn_padding": ("fcn",),
+    "context": ("dilated",),
+    "upsampling": ("unet",),
+    "output_stride": _DEEPLAB,
+    "features": _DEEPLAB,
+    "growth": ("fc_densenet",),
+    "layers": ("fc_densenet",),
+    "residual_depths": ("resunet",),
     "superpixels": ("unet",),
 }
+_DEEPEST = 8
 
 
 def _check_fields(config: Config) -> None:
@@ -140,6 +151,11 @@ def _check_fields(config: Config) -> None:
         value = getattr(config, name)
         if value != getattr(fresh, name) and config.network not in networks:
             raise ValueError(f"{name}={value} is of {', '.join(networks)}, not {config.network}")
+    for name in ("superpixel_iters", "superpixel_learned", "superpixel_level"):
+        if not config.superpixels and getattr(config, name) != getattr(fresh, name):
+            raise ValueError(f"{name}={getattr(config, name)} wants superpixels, which is 0")
+    if config.network == "unet" and config.depth > _DEEPEST:
+        raise ValueError(f"depth={config.depth}: U-Net halves the map at most {_DEEPEST} times")
     without = ("fcn", "fcn_alexnet", "dilated")
     if config.batch_norm == "batch" and config.network in without:
         raise ValueError(f"batch_norm='batch': {config.network} has no batch norm")

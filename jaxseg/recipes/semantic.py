@@ -14,10 +14,10 @@ from jaxseg.data.resized import ResizedSource
 from jaxseg.methods import semantic
 from jaxseg.recipes._semantic_config import Config as Config
 from jaxseg.recipes._semantic_config import check
-from jaxseg.recipes._semantic_initial import begin_with
+from jaxseg.recipes._semantic_initial import initial_variables
 from jaxseg.recipes._semantic_network import build_network
 from jaxseg.train import Evaluation, Experiment, Phase, Schedule
-from jaxseg.train.optimizers import cosine, polynomial
+from jaxseg.train.optimizers import cosine, exponential, polynomial
 from jaxseg.types import Batch, InputError, Method, Prediction
 
 CACHE_BYTES = 1 << 30
@@ -53,8 +53,6 @@ def build(config: Config) -> Experiment:
         )
         weights = _class_weights(config, source, folder)
         method = make_method(config, class_weights=weights)
-        if config.encoder or config.initial:
-            method = begin_with(method, config)
         return [Phase("", method, _optimizer(config), 1, batches)]
 
     def evaluation(folder: Path, split: str, size: tuple[int, int]) -> Evaluation:
@@ -86,6 +84,9 @@ def build(config: Config) -> Experiment:
         evaluations=evaluations,
         validation=validation if config.validation_split else None,
         picture=functools.partial(picture, colors=config.class_colors),
+        initial=functools.partial(initial_variables, config)
+        if config.encoder or config.initial
+        else None,
         class_names=config.class_names,
         class_colors=config.class_colors,
         tiles=not any(config.size),
@@ -147,7 +148,7 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     # Here the decay joins the gradient, as in the published recipes.
     decay = optax.add_decayed_weights(config.weight_decay, mask=kernels)
     if config.optimizer == "sgd":
-        return optax.chain(decay, optax.sgd(rate, momentum=0.9, nesterov=True))
+        return optax.chain(decay, optax.sgd(rate, momentum=0.9))
     return optax.chain(decay, optax.rmsprop(rate, decay=0.9, eps=1e-6))
 
 
@@ -158,12 +159,7 @@ def _rate(config: Config) -> optax.Schedule:
     if config.decay == "poly":
         return polynomial(peak, steps, warmup=warmup)
     end = 1.0 if config.decay == "constant" else config.decay_to
-    fall = optax.exponential_decay(peak, max(1, steps - warmup), end)
-    if not warmup:
-        return fall
-    return optax.join_schedules(
-        [optax.linear_schedule(peak / warmup, peak, warmup), fall], [warmup]
-    )
+    return exponential(peak, steps, warmup=warmup, end=end)
 
 
 def _labelled(
@@ -181,6 +177,10 @@ def _labelled(
             f"{folder}: has {info.num_classes} classes; set num_classes, which is "
             f"{config.num_classes}, to that"
         )
+    if config.class_names and config.class_names != info.classes:
+        raise InputError(
+            f"{folder}: has the classes {', '.join(info.classes)}; set class_names to them"
+        )
     if any(size):
         source = ResizedSource(source, size, cache_bytes=CACHE_BYTES)
     return source, info.classes
@@ -196,7 +196,8 @@ def _class_weights(config: Config, source: data.Source, folder: Path) -> list[fl
         return losses.median_frequency_weights(counts, image_pixels=pixels).tolist()
     if config.class_weights == "inverse_log":
         return losses.inverse_log_weights(counts).tolist()
-    return losses.effective_number_weights(counts).tolist()
+    # Of images: pixels are too many, and too alike, for samples.
+    return losses.effective_number_weights((counts > 0).astype(np.int64)).tolist()
 
 
 def count_labels(source: data.Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

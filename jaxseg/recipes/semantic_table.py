@@ -32,9 +32,13 @@ def table(runs: Sequence[Path], split: str, variants: Mapping[str, Config]) -> s
     for run in runs:
         config = _json(run, "config.json")["config"]
         figures = _json(run, f"evaluation_{split}.json")["figures"]
-        row = next(iter(figures)).partition("/")[0]
-        cells = config["seed"], figures[f"{row}/miou"], figures[f"{row}/pixel_accuracy"]
-        found.setdefault((variant_of(config, variants), config["steps"]), []).append(cells)
+        try:
+            row = next(iter(figures)).partition("/")[0]
+            cells = config["seed"], figures[f"{row}/miou"], figures[f"{row}/pixel_accuracy"]
+            key = variant_of(config, variants), config["steps"]
+        except (KeyError, StopIteration) as error:
+            raise InputError(f"{run}: no run of semantic segmentation ({error})") from error
+        found.setdefault(key, []).append(cells)
     width = max(10, *(len(name) + 2 for name, _ in found))
     lines = [f"{'':<{width}}{'steps':>7}{'seeds':>9}{'mIoU':>8}{'range':>16}{'accuracy':>10}"]
     for (name, steps), seen in found.items():
@@ -90,3 +94,5 @@ def _json(run: Path, name: str) -> dict[str, Any]:
         return json.loads((run / name).read_text())
     except FileNotFoundError:
         raise InputError(f"{run / name}: missing; train and evaluate {run} first") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run / name}: damaged ({error}); evaluate {run} again") from error

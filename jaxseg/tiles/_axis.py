@@ -60,19 +60,20 @@ def axis_of(length: int, side: int, overlap: float, margin: int, scales: Sequenc
         margin: pixels along inner borders.
         scales: positive.
     """
-    out = left_out(side, margin, scales)
-    step = max(min(side - 2 * out, side - round(overlap * side)), 1)
-    ramp = side - 2 * out - step
     if length <= side:
         side, offsets = length, [0]
+        window = np.ones((1, side))
     else:
+        out = left_out(side, margin, scales)
+        step = max(min(side - 2 * out, side - round(overlap * side)), 1)
+        ramp = side - 2 * out - step
         # Spread evenly: no two of them lie closer than they must.
         last = -(-(length - side) // step)
         offsets = [i * (length - side) // last for i in range(last + 1)]
-    rise = np.clip((np.arange(side) + 1 - out) / (ramp + 1), 0, 1)
-    window = np.ones((len(offsets), side))
-    window[1:] = np.minimum(window[1:], rise)
-    window[:-1] = np.minimum(window[:-1], rise[::-1])
+        rise = np.clip((np.arange(side) + 1 - out) / (ramp + 1), 0, 1)
+        window = np.ones((len(offsets), side))
+        window[1:] = np.minimum(window[1:], rise)
+        window[:-1] = np.minimum(window[:-1], rise[::-1])
     total = np.zeros(length)
     for offset, weights in zip(offsets, window, strict=True):
         total[offset : offset + side] += weights

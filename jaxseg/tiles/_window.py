@@ -164,8 +164,10 @@ def _check(image, tile, overlap, margin, scales, batch_size) -> None:
     def fits(side: int) -> bool:
         return side > 2 * left_out(side, margin, scales)
 
-    if not fits(min(tile)):
-        least = next(side for side in count(min(tile)) if fits(side))
+    # A tile as large as the image has no inner borders.
+    cut = [side for length, side in zip(image.shape, tile, strict=False) if length > side]
+    if cut and not fits(min(cut)):
+        least = next(side for side in count(min(cut)) if fits(side))
         raise ValueError(
             f"tile={tile}: expected {least} or more for margin={margin}, scales={tuple(scales)}"
         )

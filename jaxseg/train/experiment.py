@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxseg.train.phases import Phase
-from jaxseg.types import Batch, Method, Metric, Prediction
+from jaxseg.types import Batch, Method, Metric, Prediction, PyTree
 
 
 class Evaluation(NamedTuple):
@@ -65,12 +65,14 @@ class Experiment(NamedTuple):
     """The data folder -> what is evaluated during training."""
     picture: Callable[[Prediction, Batch], np.ndarray] | None = None
     """Draws the first example of a batch: uint8 `[H, W, 3]`."""
+    initial: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None
+    """What a training begins with instead of random variables, see `fit`."""
     class_names: tuple[str, ...] = ()
     """Of what `classes` of a prediction hold, for legends; none: their numbers."""
     class_colors: tuple[tuple[int, int, int], ...] = ()
     """RGB 0..255 of each class; none: distinct ones."""
     tiles: bool = False
-    """Whether large images are best predicted by tiles: it predicts classes, at images' own size."""
+    """Whether large images go by tiles: it predicts classes, at the size that images have."""
 
 
 class ExperimentFile(NamedTuple):

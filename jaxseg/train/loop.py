@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -24,7 +25,7 @@ from jaxseg.train.phases import (
 )
 from jaxseg.train.sharding import compile_step, data_mesh, put_batch, replicated
 from jaxseg.train.state import TrainState, init_state
-from jaxseg.types import Batch
+from jaxseg.types import Batch, PyTree
 
 _AGREE_EVERY = 10
 """Steps between which several processes ask each other whether to stop."""
@@ -48,12 +49,17 @@ Evaluate = Callable[[TrainState, int, Log], dict[str, float]]
 """(state, step, log) -> figures; may record pictures."""
 
 
+Initial = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+"""Random `(params, model_state)` on the host -> those to begin with, of the same shapes."""
+
+
 def fit(
     phases: Sequence[Phase],
     schedule: Schedule,
     workdir: Path | str,
     *,
     evaluate: Evaluate | None = None,
+    initial: Initial | None = None,
     mesh: Mesh | None = None,
 ) -> FitResult:
     """Trains, or goes on where the run in `workdir` stopped.
@@ -67,6 +73,8 @@ def fit(
         schedule: the numbers.
         workdir: the run's folder.
         evaluate: called every `schedule.evaluate_every` steps and after the last.
+        initial: what a run begins with instead of random variables; a run that goes on does not
+            call it.
         mesh: None: one over all devices.
 
     Raises:
@@ -90,6 +98,8 @@ def fit(
         used = batches_used(phases, int(state.step))
         for stream, saved, count in zip(streams, restored.data, used, strict=True):
             stream.resume(saved, count)
+    elif initial is not None:
+        state = _begin_with(state, initial, mesh)
 
     steps = [
         compile_step(step, mesh)
@@ -158,6 +168,16 @@ def _start(phases: Sequence[Phase], schedule: Schedule, mesh: Mesh, batch: Batch
         )
 
     return jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(schedule.seed))
+
+
+def _begin_with(state: TrainState, initial: Initial, mesh: Mesh) -> TrainState:
+    """The state with given variables; optimizers begin with moments of 0 whatever these are."""
+    params, model_state = initial(*jax.device_get((state.params, state.model_state)))
+    params, model_state = jax.device_put((params, model_state), replicated(mesh))
+    ema = None
+    if state.ema is not None:
+        ema = jax.tree.map(jnp.copy, {"params": params, "model_state": model_state})
+    return state._replace(params=params, model_state=model_state, ema=ema)
 
 
 class _Stream:

@@ -52,6 +52,12 @@ def cosine(peak: float, steps: int, *, warmup: int = 0, end: float = 0.0) -> opt
     return _after_warmup(peak, warmup, decay)
 
 
+def exponential(peak: float, steps: int, *, warmup: int = 0, end: float) -> optax.Schedule:
+    """From `peak` to `peak`·`end` at `steps` by equal ratios, after a linear warm-up."""
+    decay = optax.exponential_decay(peak, max(1, steps - warmup), end)
+    return _after_warmup(peak, warmup, decay)
+
+
 def _after_warmup(peak: float, warmup: int, schedule: optax.Schedule) -> optax.Schedule:
     if not warmup:
         return schedule

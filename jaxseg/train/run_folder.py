@@ -146,9 +146,12 @@ def _check_same(folder: Path, experiment: Path, config: Any) -> str:
         )
     old = before["config"]
     new = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    changed = [k for k in new if new[k] != old.get(k) and k not in RESUMABLE]
+    # A field that an older version did not have stood for what is now its default.
+    fresh = json.loads(json.dumps(dataclasses.asdict(type(config)()), default=str))
+    old = {k: old.get(k, fresh[k]) for k in new}
+    changed = [k for k in new if new[k] != old[k] and k not in RESUMABLE]
     if changed:
-        listed = ", ".join(f"{k} was {old.get(k)!r}, is {new[k]!r}" for k in changed)
+        listed = ", ".join(f"{k} was {old[k]!r}, is {new[k]!r}" for k in changed)
         raise InputError(
             f"{folder}: the run was begun differently ({listed}); use another --workdir"
         )

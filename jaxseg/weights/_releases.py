@@ -63,7 +63,7 @@ def _espnetv2(scale: float) -> Release:
         config,
         names.ESPNETV2,
         f"ESPNetv2 of scale {scale:g} (Mehta et al., CVPR 2019), the authors' release (EdgeNets)",
-        "Cityscapes, 1024x512",
+        "Cityscapes",
         "MIT for the release; the terms of Cityscapes for its data",
     )
 

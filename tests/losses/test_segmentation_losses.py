@@ -75,6 +75,20 @@ def test_ignored_pixels_change_neither_loss_nor_gradient(name, soft):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_a_pixel_of_weight_0_is_ignored(name):
+    hidden = np.random.default_rng(1).random((B, H, W)) < 0.3
+    function = with_gradients(name)
+    weights = np.where(hidden, 0.0, PIXEL_WEIGHTS)
+    logits, labels, classes, weights = narrow(LOGITS, LABELS, CLASS_WEIGHTS, weights)
+    expected = function(logits, jnp.where(hidden, -1, labels), classes, weights)
+    for wild in (np.nan, -np.inf):
+        (other,) = narrow(np.where(hidden[..., None], wild, LOGITS))
+        jax.tree.map(
+            np.testing.assert_array_equal, function(other, labels, classes, weights), expected
+        )
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_absent_classes_are_finite(name):
     function = with_gradients(name)
     extreme = LOGITS.copy()

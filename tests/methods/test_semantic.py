@@ -160,6 +160,18 @@ def test_prediction_works_at_a_size(options, sides):
     np.testing.assert_allclose(got, powers / powers.sum(-1, keepdims=True), rtol=1e-4)
 
 
+@pytest.mark.parametrize("at_once", [0, 200, 2000])
+def test_large_images_are_upsampled_by_bands(at_once, monkeypatch):
+    image = jnp.asarray(np.random.default_rng(0).random((2, 23, 17, 3), np.float32))
+    params = pointwise().init(jax.random.key(0), image)["params"]
+    method = semantic.method(pointwise(), num_classes=CLASSES, size=(8, 6))
+    whole = method.predict(params, {}, {"image": image})
+    monkeypatch.setattr(semantic, "_AT_ONCE", at_once)
+    bands = jax.jit(lambda image: method.predict(params, {}, {"image": image}))(image)
+    np.testing.assert_allclose(bands["confidence"], whole["confidence"], atol=1e-5)
+    assert np.mean(np.asarray(bands["classes"]) == whole["classes"]) > 0.99
+
+
 def _bilinear(x, size):
     """Sums with the weights of a triangle about each pixel's centre, wider where it shrinks."""
     for axis, new in zip((1, 2), size, strict=True):

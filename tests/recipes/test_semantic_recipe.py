@@ -63,7 +63,7 @@ def test_class_weights_come_from_the_training_labels(folder, monkeypatch):
     counts = np.stack([np.bincount(n[n < 9], minlength=3) for n in labels])
     for name, expected in (
         ("inverse_log", losses.inverse_log_weights(counts)),
-        ("effective", losses.effective_number_weights(counts)),
+        ("effective", losses.effective_number_weights((counts > 0).astype(np.int64))),
     ):
         build(dataclasses.replace(SMALL, class_weights=name)).phases(folder)
         np.testing.assert_allclose(given[-1], expected)
@@ -167,7 +167,7 @@ class TestInitialWeights:
             told[f"{prefix}{stem}.{ends[last]}"] = rng.random(shape, np.float32)
         return told
 
-    def test_of_vgg(self, folder, tmp_path):
+    def test_of_vgg(self, tmp_path):
         config = dataclasses.replace(SMALL, **{**NETWORKS["fcn"], "depth": 0}, network="fcn")
         example = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
         params, _ = jax.jit(build(config).method().init)(jax.random.key(0), example)
@@ -178,8 +178,7 @@ class TestInitialWeights:
             tensors[f"classifier.{name}.bias"] = rng.random(shape[:1], np.float32)
         save_file(tensors, tmp_path / "vgg.safetensors")
         given = dataclasses.replace(config, encoder=str(tmp_path / "vgg.safetensors"))
-        (phase,) = build(given).phases(folder)
-        begun, _ = jax.jit(phase.method.init)(jax.random.key(0), example)
+        begun, _ = build(given).initial(params, {})
         kernel = begun["encoder"]["features"]["5"]["kernel"]
         np.testing.assert_array_equal(kernel, tensors["features.5.weight"].transpose(2, 3, 1, 0))
         np.testing.assert_array_equal(begun["fc"]["fc7"]["bias"], tensors["classifier.3.bias"])
@@ -188,7 +187,7 @@ class TestInitialWeights:
         assert not changed["fc"]["score"]["kernel"]
 
     @pytest.mark.parametrize("network", ["deeplab_resnet", "deeplab_mobilenetv2", "dilated"])
-    def test_all_names_of_an_encoder_have_their_place(self, folder, tmp_path, network):
+    def test_all_names_of_an_encoder_have_their_place(self, tmp_path, network):
         own = NETWORKS[network]
         config = dataclasses.replace(SMALL, **{"width": 0, **own, "depth": 0}, network=network)
         example = {"image": np.zeros((1, 16, 16, 3), np.uint8)}
@@ -206,23 +205,22 @@ class TestInitialWeights:
             tensors |= {f"{last}.weight": np.zeros((5, 8), np.float32)}
         save_file(tensors, tmp_path / "a.safetensors")
         given = dataclasses.replace(config, encoder=str(tmp_path / "a.safetensors"))
-        (phase,) = build(given).phases(folder)
-        begun = jax.eval_shape(phase.method.init, jax.random.key(0), example)
-        assert jax.tree.structure(begun) == jax.tree.structure((params, state))
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), (params, state))
+        begun = build(given).initial(*zeros)
+        assert jax.tree.structure(begun) == jax.tree.structure(zeros)
         tensors.popitem()
         tensors["another"] = np.zeros(1, np.float32)
         save_file(tensors, tmp_path / "a.safetensors")
-        (phase,) = build(given).phases(folder)
         with pytest.raises(InputError, match="another"):
-            jax.eval_shape(phase.method.init, jax.random.key(0), example)
+            build(given).initial(*zeros)
 
-    def test_of_a_network_that_torchvision_lacks(self, folder, tmp_path):
+    def test_of_a_network_that_torchvision_lacks(self, tmp_path):
         save_file({"a": np.zeros(1, np.float32)}, tmp_path / "a.safetensors")
         config = dataclasses.replace(SMALL, encoder=str(tmp_path / "a.safetensors"))
         with pytest.raises(InputError, match="torchvision has no weights for unet"):
-            build(config).phases(folder)
+            build(config).initial({}, {})
 
-    def test_of_packed_weights(self, folder, tmp_path):
+    def test_of_packed_weights(self, tmp_path):
         example = {"image": np.zeros((1, 8, 8, 3), np.uint8)}
         experiment = build(SMALL)
         variables = jax.jit(experiment.method().init)(jax.random.key(5), example)
@@ -231,18 +229,19 @@ class TestInitialWeights:
         card = weights.Card("a", "", "semantic", plain, 3, "0", "", "")
         weights.write_weights(tmp_path / "a.safetensors", card, tensors)
         path = str(tmp_path / "a.safetensors")
-        (phase,) = build(dataclasses.replace(SMALL, initial=path)).phases(folder)
-        begun = jax.jit(phase.method.init)(jax.random.key(0), example)
+        begun = build(dataclasses.replace(SMALL, initial=path)).initial(*variables)
         jax.tree.map(np.testing.assert_array_equal, begun, variables)
-        wider = dataclasses.replace(SMALL, initial=path, width=4)
-        (phase,) = build(wider).phases(folder)
+        wider = build(dataclasses.replace(SMALL, initial=path, width=4))
         with pytest.raises(InputError, match=r"a\.safetensors: of another network"):
-            phase.method.init(jax.random.key(0), example)
+            wider.initial(*jax.jit(wider.method().init)(jax.random.key(0), example))
 
 
 def test_data_that_do_not_fit(folder):
     with pytest.raises(InputError, match="has 3 classes; set num_classes, which is 4"):
         build(dataclasses.replace(SMALL, num_classes=4)).phases(folder)
+    named = dataclasses.replace(SMALL, class_names=("car", "sky", "road"))
+    with pytest.raises(InputError, match="has the classes sky, road, car; set class_names to them"):
+        build(named).phases(folder)
     with pytest.raises(InputError, match="holds instances images; give data with classes"):
         build(SMALL).phases(data.samples_path())
 
@@ -258,6 +257,14 @@ def test_data_that_do_not_fit(folder):
         {"depth": 0, "network": "resunet", "residual_depths": (2, 2)},
         {"class_names": ("a", "b")},
         {"class_colors": ((0, 0, 0),)},
+        {"class_colors": ((0, 0, 300),) * 3},
+        {"growth": 4},
+        {"layers": (3, 3, 3)},
+        {"context": "none"},
+        {"features": 8},
+        {"superpixel_level": 1},
+        {"decay_to": 0.5},
+        {"depth": 9},
         {"std": (1.0, 0.0, 1.0)},
         {"encoder": "a.pth", "initial": "b"},
         {"learning_rate": -1.0},
@@ -365,6 +372,12 @@ def test_the_table_of_runs(tmp_path):
     assert validation_curve(runs[0]) == ([10], [0.15])
     with pytest.raises(InputError, match=r"metrics\.jsonl: cannot be read"):
         validation_curve(tmp_path)
+    (runs[0] / "evaluation_test.json").write_text('{"figures": {"12/asa": 1}}')
+    with pytest.raises(InputError, match="without0: no run of semantic segmentation"):
+        table(runs, "test", variants)
+    (runs[0] / "evaluation_test.json").write_text("{")
+    with pytest.raises(InputError, match=r"evaluation_test\.json: damaged"):
+        table(runs, "test", variants)
 
 
 def test_a_run_of_before_a_field_existed(tmp_path):

@@ -257,3 +257,26 @@ class TestCheckpoints:
         params, _ = kept.restore_variables((state.params, state.model_state), one)
         chex.assert_trees_all_equal(jax.device_get(params), jax.device_get(state.params))
         assert {d for x in jax.tree.leaves(params) for d in x.devices()} == {jax.devices()[3]}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_a_run_begins_with_given_variables_and_goes_on_without_them(tmp_path, ema_decay):
+    seen = []
+
+    def initial(params, model_state):
+        seen.append(params)
+        return jax.tree.map(lambda x: x + 1, params), model_state
+
+    def run(steps, folder, initial):
+        schedule = Schedule(steps=steps, seed=3, log_every=1, save_every=1, ema_decay=ema_decay)
+        return fit(alternating(), schedule, folder, initial=initial).state
+
+    begun = run(0, tmp_path / "a", initial)
+    (random,) = seen
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(random))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 1), begun.params, random)
+    if ema_decay:
+        jax.tree.map(np.testing.assert_array_equal, begun.ema["params"], begun.params)
+    resumed = run(3, tmp_path / "a", lambda *variables: pytest.fail("called again"))
+    whole = run(3, tmp_path / "b", initial)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
