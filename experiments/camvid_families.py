@@ -37,9 +37,9 @@ _SMALL = Config(
     evaluate_every=100,
 )
 _FCN = dataclasses.replace(
-    _SMALL, network="fcn", width=16, hidden=256, fcn_padding="same", learning_rate=1e-3
+    _SMALL, network="fcn", width=16, hidden=256, padding="same", learning_rate=1e-3
 )
-_DILATED = dataclasses.replace(_SMALL, network="dilated", width=16, hidden=128, learning_rate=1e-3)
+_DILATED = dataclasses.replace(_SMALL, network="dilated", width=16, hidden=256, padding="same", learning_rate=1e-3)
 VARIANTS = {
     "unet": dataclasses.replace(_SMALL, width=16),
     "unet_weighted": dataclasses.replace(_SMALL, width=16, class_weights="median"),

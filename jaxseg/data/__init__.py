@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxseg.data.augment import Transform, random_crop_flip_scale
 from jaxseg.data.bsds500 import Bsds500Source, prepare_bsds500
+from jaxseg.data.camvid import CamvidSource, prepare_camvid
 from jaxseg.data.folders import FolderSource, open_folder
 from jaxseg.data.images import image_size, read_image, read_labels, write_image, write_labels
 from jaxseg.data.info import DatasetInfo, read_info
@@ -23,13 +24,16 @@ from jaxseg.data.pipeline import (
     stack_examples,
     train_batches,
 )
+from jaxseg.data.records import records_name
 from jaxseg.data.sources import Annotations, Example, Extent, MemorySource, Source
+from jaxseg.data.weighted import WeightedLabel, WeightedSource
 from jaxseg.types import InputError
 
 __all__ = [
     "Annotations",
     "BatchIterator",
     "Bsds500Source",
+    "CamvidSource",
     "DatasetInfo",
     "EvalBatches",
     "Example",
@@ -39,12 +43,15 @@ __all__ = [
     "Source",
     "TrainBatches",
     "Transform",
+    "WeightedLabel",
+    "WeightedSource",
     "eval_batches",
     "image_size",
     "open_data",
     "open_folder",
     "prepare",
     "prepare_bsds500",
+    "prepare_camvid",
     "random_crop_flip_scale",
     "read_image",
     "read_info",
@@ -69,11 +76,11 @@ def samples_path() -> pathlib.Path:
 
 def open_data(
     path: str | os.PathLike[str], split: str | None = None, **options: Any
-) -> FolderSource | Bsds500Source:
+) -> FolderSource | Bsds500Source | CamvidSource:
     """Opens a folder of images, or what `prepare` wrote.
 
     Args:
-      path: see `open_folder` and `Bsds500Source`.
+      path: see `open_folder`, `Bsds500Source` and `CamvidSource`.
       split: "train", "train+val", or None for all.
       **options: those of `open_folder`.
 
@@ -81,12 +88,13 @@ def open_data(
       A source of examples.
 
     Raises:
-      InputError: see `open_folder` and `Bsds500Source`.
+      InputError: see `open_folder`, `Bsds500Source` and `CamvidSource`.
     """
     if pathlib.Path(path, "features.json").is_file():
-        # A partition of RGB images already: these options would change nothing.
+        # RGB images, and no instances: these options would change nothing.
         used = {k: v for k, v in options.items() if k not in ("as_partition", "channels")}
-        return Bsds500Source(path, split, **used)
+        source = CamvidSource if records_name(path) == "camvid" else Bsds500Source
+        return source(path, split, **used)
     return open_folder(path, split, **options)
 
 
@@ -96,7 +104,7 @@ def prepare(
     """Converts the official release of a data set: `jaxseg data prepare NAME --source DIR`.
 
     Args:
-      name: "bsds500".
+      name: "bsds500" or "camvid".
       source_dir: the release.
       data_dir: where converted data sets are kept.
 
@@ -106,6 +114,8 @@ def prepare(
     Raises:
       InputError: the name is not known, the release is not complete, or nothing can be written.
     """
-    if name != "bsds500":
-        raise InputError(f"no converter for {name!r}; there is one for bsds500")
-    return prepare_bsds500(source_dir, data_dir)
+    converters = {"bsds500": prepare_bsds500, "camvid": prepare_camvid}
+    if name not in converters:
+        known = ", ".join(converters)
+        raise InputError(f"no converter for {name!r}; there is one for {known}")
+    return converters[name](source_dir, data_dir)

@@ -52,13 +52,14 @@ def random_crop_flip_scale(
     """Scales by clip(N(1, 0.75), 0.75, 3), crops at a random place, and flips left to right.
 
     Only the window that is kept is resized: the image bilinearly (where it shrinks, averaged over
-    the pixels that fall into one), labels and masks by the nearest pixel. An image that is smaller
-    than the crop after scaling fills the upper left; the rest is its mirror image with label -1
-    and no mask, and `size` says where it begins. Masks that leave the window are dropped.
+    the pixels that fall into one), labels, masks and weights by the nearest pixel. An image that is
+    smaller than the crop after scaling fills the upper left; the rest is its mirror image with
+    label -1, weight 0 and no mask, and `size` says where it begins. Masks that leave the window are
+    dropped.
 
     Args:
       example: `image` uint8 `[H, W, C]` and any of `label` `[H, W]`, `labels` `[A, H, W]`,
-        `masks` `[N, H, W]`; other entries pass through.
+        `masks` `[N, H, W]`, `pixel_weight` `[H, W]`; other entries pass through.
       rng: consumed by four draws, whatever the sizes.
       crop_size: height and width in pixels, one number for a square.
       flip_probability: of mirroring left and right.
@@ -115,6 +116,8 @@ def random_crop_flip_scale(
     index = (rows[:, None], columns[None, :])
     if "label" in example:
         result["label"] = np.pad(example["label"][index], pad, constant_values=-1)
+    if "pixel_weight" in example:
+        result["pixel_weight"] = np.pad(example["pixel_weight"][index], pad)
     if "labels" in example:
         found = example["labels"][:, *index]
         result["labels"] = np.pad(found, ((0, 0), *pad), constant_values=-1)

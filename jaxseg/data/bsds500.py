@@ -18,6 +18,7 @@ import numpy as np
 from jaxseg.data import images, sources
 from jaxseg.data.cache import DecodeCache, narrow
 from jaxseg.data.info import DatasetInfo
+from jaxseg.data.records import import_tfds, open_records, write_records
 from jaxseg.types import InputError
 
 SPLITS = ("train", "val", "test")
@@ -61,17 +62,9 @@ def _data_folder(source_dir: str | os.PathLike[str]) -> pathlib.Path:
     )
 
 
-def _tfds() -> Any:
-    try:
-        import tensorflow_datasets
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed; pip install 'jaxseg[data]'") from None
-    return tensorflow_datasets
-
-
 @functools.cache
 def _builder_class() -> Any:
-    tfds = _tfds()
+    tfds = import_tfds()
 
     class Bsds500(tfds.core.GeneratorBasedBuilder):
         """One record per image: its JPEG bytes, all segmentations and all boundaries."""
@@ -149,17 +142,7 @@ def prepare_bsds500(
     folder = _data_folder(source_dir)
     if not any((folder / "images" / split).is_dir() for split in SPLITS):
         raise InputError(f"{folder / 'images'}: no {', '.join(SPLITS)}; copy the release again")
-    builder_class = _builder_class()
-    try:
-        builder = builder_class(
-            source_dir=folder, data_dir=str(data_dir), file_format="array_record"
-        )
-        builder.download_and_prepare()
-    except OSError as error:
-        raise InputError(
-            f"{data_dir}: not written ({error}); check the folder and its space"
-        ) from None
-    return pathlib.Path(builder.data_path)
+    return write_records(_builder_class(), data_dir, source_dir=folder)
 
 
 class _Record(NamedTuple):
@@ -192,21 +175,9 @@ class Bsds500Source:
     ):
         if annotations not in ("each", "all", "first"):
             raise ValueError(f"annotations is {annotations!r}; expected 'each', 'all' or 'first'")
-        tfds = _tfds()
-        found = sorted(pathlib.Path(path).glob("**/dataset_info.json"))
-        if len(found) != 1:
-            raise InputError(f"{path}: no data set of jaxseg data prepare bsds500; run it first")
-        builder = tfds.builder_from_directory(str(found[0].parent))
-        names = tuple(dict.fromkeys(split.split("+"))) if split else tuple(builder.info.splits)
-        for name in names:
-            if name not in builder.info.splits:
-                there = ", ".join(builder.info.splits)
-                raise InputError(f"{path}: no split {name!r}; there are {there}")
         self.info = DatasetInfo(name="BSDS500", kind="partition", layout="folders")
-        raw = {"image": tfds.decode.SkipDecoding()}
         self._records: list[_Record] = []
-        for name in names:
-            records = builder.as_data_source(name, decoders=raw)
+        for _, records in open_records(path, split, "bsds500"):
             listed = [
                 _Record(r["id"].decode(), records, i, r["labels"].shape)
                 for i, r in enumerate(records)

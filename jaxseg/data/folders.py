@@ -50,7 +50,9 @@ class FolderSource:
         )
 
     def _stored(self, path: pathlib.Path) -> np.ndarray:
-        return self._cache.get(path, lambda: narrow(images.read_labels(path)))
+        return self._cache.get(
+            path, lambda: narrow(images.read_labels(path, colors=self.info.colors))
+        )
 
     def _label(self, path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
         stored = self._stored(path)

@@ -8,7 +8,7 @@ import contextlib
 import io
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -132,7 +132,10 @@ def image_size(path: Path | io.BufferedIOBase, *, name: str | None = None) -> tu
 
 
 def read_labels(
-    path: Path | io.BufferedIOBase, *, name: str | None = None
+    path: Path | io.BufferedIOBase,
+    *,
+    name: str | None = None,
+    colors: Sequence[tuple[int, int, int]] = (),
 ) -> Int32[np.ndarray, "h w"]:
     """Reads a label map: the indices of a palette image, or grey values of 1 to 32 bits.
 
@@ -141,6 +144,8 @@ def read_labels(
     Args:
       path: the file, or a binary stream of its bytes.
       name: what to call the file in an error; by default its path.
+      colors: RGB 0..255 of the classes, so that the error of a colour picture can tell whether it
+        is painted with them.
 
     Returns:
       `[H, W]`, an array of its own.
@@ -155,8 +160,8 @@ def read_labels(
             step = _STEPS.get(image.tile[0][3], 1)
         if mode not in ("1", "L", "P", "I", *_GREY_16):
             raise InputError(
-                f"{name}: a label map needs one channel of integers, this is a picture of mode "
-                f"{mode}; save the class indices as a grey or palette PNG"
+                f"{name}: a label map needs one channel of integers, this is "
+                f"{_describe(image, colors)}; save the class indices as a grey or palette PNG"
             )
         image.load()
         return (
@@ -164,6 +169,23 @@ def read_labels(
             if step > 1
             else np.array(image, dtype=np.int32)
         )
+
+
+def _describe(image: Any, colors: Sequence[tuple[int, int, int]]) -> str:
+    """What a picture among the labels is: whether its colours mean classes, first of all."""
+    if image.mode not in ("RGB", "RGBA"):
+        return f"a picture of mode {image.mode}"
+    red, green, blue = np.moveaxis(np.asarray(image)[..., :3].astype(np.int32), -1, 0)
+    if (red == green).all() and (green == blue).all():
+        return f"a grey picture of mode {image.mode}, whose channels are equal"
+    found = np.unique((red << 16) + (green << 8) + blue)
+    known = np.isin(found, [(r << 16) + (g << 8) + b for r, g, b in colors]).sum()
+    what = f"a colour picture of mode {image.mode}"
+    if not known:
+        return what
+    if known < len(found):
+        return f"{what}, with {known} of its {len(found)} colours among those of the classes"
+    return f"{what}, painted in the colours of the classes"
 
 
 def _format(path: Path) -> str:

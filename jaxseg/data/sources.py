@@ -14,7 +14,8 @@ Example = Mapping[str, Any]
     `image`  `[H, W, C]` uint8;
     `id`     str;
 and by kind of data `label` `[H, W]` int32, `labels` `[A, H, W]` int32 (one map per annotator), or
-`masks` `[N, H, W]` bool. Labels of -1 are ignored. The arrays may be read-only.
+`masks` `[N, H, W]` bool. Labels of -1 are ignored. `pixel_weight` `[H, W]` float32 may say how much
+each pixel counts in a loss. The arrays may be read-only.
 """
 
 Annotations = Literal["each", "all", "first"]
@@ -79,13 +80,14 @@ class MemorySource:
 
 
 def check_sizes(example: Example) -> None:
-    """Raises `InputError` if labels or masks have another height or width than the image."""
+    """Raises `InputError` if labels, masks or weights have another size than the image."""
     height, width = example["image"].shape[:2]
-    for key in ("label", "labels", "masks"):
+    for key in ("label", "labels", "masks", "pixel_weight"):
         if key in example and (found := example[key].shape[-2:]) != (height, width):
+            what = "weight map" if key == "pixel_weight" else "label"
             raise InputError(
-                f"{example['id']}: the label is {found[0]}x{found[1]}, the image {height}x{width} "
-                "(height x width); export the label at the size of its image"
+                f"{example['id']}: the {what} is {found[0]}x{found[1]}, the image {height}x{width} "
+                f"(height x width); export the {what} at the size of its image"
             )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxseg.models.fcn import Padding
 from jaxseg.models.network import network
 from jaxseg.models.pooling import max_pool_2x2
 from jaxseg.models.settings import Dropout, check_known, check_positive
@@ -37,6 +38,7 @@ class _Convolutions(nn.Module):
     """VGG-16's, under torchvision's numbers."""
 
     width: int
+    padding: str
     dtype: DTypeLike | None
 
     @nn.compact
@@ -47,7 +49,7 @@ class _Convolutions(nn.Module):
                 conv = nn.Conv(
                     factor * self.width,
                     (3, 3),
-                    padding="VALID",
+                    padding=self.padding,
                     kernel_dilation=2 if i == 4 else 1,
                     kernel_init=nn.initializers.he_normal(),
                     dtype=self.dtype,
@@ -92,6 +94,7 @@ class ContextModule(nn.Module):
 class _Dilated(nn.Module):
     num_classes: int
     factors: tuple[int, ...]
+    padding: str
     width: int
     hidden: int
     dtype: DTypeLike | None
@@ -101,15 +104,16 @@ class _Dilated(nn.Module):
         self, x: Float[Array, "b h w c"], keys=None, *, train=False, mask=None, axis_name=None
     ) -> Float[Array, "b h w n"]:
         height, width = x.shape[1:3]
-        pads = [(MARGIN, MARGIN + -n % STRIDE) for n in (height, width)]
+        margin, padding = (MARGIN, "VALID") if self.padding == "margin" else (0, "SAME")
+        pads = [(margin, margin + -n % STRIDE) for n in (height, width)]
         mode = "reflect" if min(height, width) > 1 else "edge"
         x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=mode)
-        x = _Convolutions(self.width, self.dtype, name="features")(x)
+        x = _Convolutions(self.width, padding, self.dtype, name="features")(x)
         for name, size in (("fc6", 7), ("fc7", 1)):
             conv = nn.Conv(
                 self.hidden,
                 (size, size),
-                padding="VALID",
+                padding=padding,
                 kernel_dilation=4 if size > 1 else 1,
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
@@ -136,6 +140,7 @@ def dilated(
     *,
     context: Context = "basic",
     levels: int = 8,
+    padding: Padding = "margin",
     width: int = 64,
     hidden: int = 4096,
     dtype: DTypeLike | None = None,
@@ -149,6 +154,9 @@ def dilated(
         num_classes: channels of the output.
         context: "none": the front end alone; otherwise see `context_module`.
         levels: see `context_module`.
+        padding: "margin": the image is continued by 186 pixels on every side, as released; "same":
+            by convolutions' own reach with zeros, with the same parameters and, for an image of
+            160×120, a thirteenth of the pixels.
         width: channels of VGG's first block.
         hidden: channels of fc6 and fc7.
         dtype: of the computation; None: that of the parameters.
@@ -157,7 +165,9 @@ def dilated(
         ValueError: an option is out of range.
     """
     check_positive(num_classes=num_classes, width=width, hidden=hidden)
-    return network(_Dilated(num_classes, _factors(context, levels), width, hidden, dtype))
+    check_known(get_args(Padding), padding=padding)
+    factors = _factors(context, levels)
+    return network(_Dilated(num_classes, factors, padding, width, hidden, dtype))
 
 
 def context_module(

@@ -22,8 +22,8 @@ class Config:
         depth: how often U-Net halves the map (0: 4), or the layers of the ResNet (0: 50).
         upsampling: of U-Net: "transposed" convolution or "bilinear".
         fcn_stride: of the finest map that FCN scores: 32, 16 or 8.
-        fcn_padding: "margin": 100 pixels around the image, as released; "same": none, for small
-            images.
+        padding: of FCN and dilated nets: "margin": 100 or 186 pixels around the image, as
+            released; "same": none, for small images.
         hidden: channels of fc6 and fc7, of FCN and dilated nets; 0: 4096.
         context: of dilated nets: "none", the front end alone; "basic" or "large".
         output_stride: of DeepLabv3+: 8 or 16.
@@ -91,7 +91,7 @@ class Config:
     depth: int = 0
     upsampling: Literal["transposed", "bilinear"] = "transposed"
     fcn_stride: Literal[8, 16, 32] = 8
-    fcn_padding: Literal["margin", "same"] = "margin"
+    padding: Literal["margin", "same"] = "margin"
     hidden: int = 0
     context: Literal["none", "basic", "large"] = "basic"
     output_stride: Literal[8, 16] = 16

@@ -69,12 +69,12 @@ def build_network(config: Config) -> Built:
             made = fcn(
                 classes,
                 stride=config.fcn_stride,
-                padding=config.fcn_padding,
+                padding=config.padding,
                 **width,
                 **hidden,
                 **common,
             )
-            return Built(made, 32 if config.fcn_padding == "same" else 1, dropout=True)
+            return Built(made, 32 if config.padding == "same" else 1, dropout=True)
         case "fcn_alexnet":
             return Built(fcn_alexnet(classes, **width, **hidden, **common), 1, dropout=True)
         case "fc_densenet":
@@ -83,7 +83,14 @@ def build_network(config: Config) -> Built:
             )
             return Built(made, 1, dropout=True)
         case "dilated":
-            made = dilated(classes, context=config.context, **width, **hidden, **common)
+            made = dilated(
+                classes,
+                context=config.context,
+                padding=config.padding,
+                **width,
+                **hidden,
+                **common,
+            )
             return Built(made, 1, dropout=True)
         case "pspnet":
             depth = _resnet_depth(config)
@@ -131,7 +138,7 @@ _OWN_FIELDS = {
     ),
     "hidden": ("fcn", "fcn_alexnet", "dilated"),
     "fcn_stride": ("fcn",),
-    "fcn_padding": ("fcn",),
+    "padding": ("fcn", "dilated"),
     "context": ("dilated",),
     "upsampling": ("unet",),
     "output_stride": _DEEPLAB,

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxseg.data import FolderSource, open_data, open_folder, samples_path, splits, write_labels
+from jaxseg.data import (
+    FolderSource,
+    open_data,
+    open_folder,
+    samples_path,
+    splits,
+    write_image,
+    write_labels,
+)
 from jaxseg.data.cache import DecodeCache, narrow
 from jaxseg.types import InputError
 
@@ -204,6 +212,17 @@ def test_bad_labels(tmp_path):
         InputError, match=r"labels/b.png: values 2 \(\d+ pixels\), .* are no classes"
     ):
         source[1]
+
+
+def test_labels_painted_in_the_colours_of_the_classes(tmp_path):
+    colors = [[128, 0, 0], [0, 0, 192]]
+    declare(tmp_path, kind="classes", classes=["x", "y"], colors=colors)
+    picture(tmp_path / "images/a.png")
+    indices = label(tmp_path / "labels/a.png", 2)
+    write_image(tmp_path / "labels/a.png", np.array(colors, np.uint8)[indices])
+    with pytest.raises(InputError, match=r"labels/a.png: .* painted in the colours of") as error:
+        open_folder(tmp_path)[0]
+    assert "\n" not in str(error.value)
 
 
 def test_cache_reads_once(tmp_path):

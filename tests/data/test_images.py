@@ -176,14 +176,40 @@ def test_any_damage_is_an_input_error(tmp_path):
 
 def test_wrong_kinds(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(COLOUR))
-    with pytest.raises(InputError, match=r"a.png: a label map needs one channel .* mode RGB; save"):
+    with pytest.raises(
+        InputError,
+        match=r"a.png: a label map needs one channel .* colour picture of mode RGB; save",
+    ) as error:
         read_labels(path)
+    one_line(error)
     path = save(tmp_path / "a.tif", Image.fromarray(GREY.astype(np.float32)))
     with pytest.raises(InputError, match="floating-point"):
         read_image(path)
     with pytest.raises(ValueError, match="channels is 'bgr'"):
         # Without the check of annotations.
         inspect.unwrap(read_image)(path, channels="bgr")
+
+
+@pytest.mark.parametrize(
+    ("painted", "words"),
+    [
+        ([0, 1, 1, 2], "colour picture of mode RGB, painted in the colours of the classes; save"),
+        ([0, 1, 1, 3], "mode RGB, with 2 of its 3 colours among those of the classes; save"),
+        ([3, 3, 4, 4], "a colour picture of mode RGB; save"),
+        ([4, 4, 4, 4], "a grey picture of mode RGB, whose channels are equal; save"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_label_saved_in_colours(tmp_path, painted, words, mode):
+    colors = ((128, 64, 128), (0, 128, 192), (64, 0, 1), (64, 1, 0), (9, 9, 9))
+    indices = np.array([painted, painted[::-1]], np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(np.array(colors, np.uint8).tobytes())
+    np.testing.assert_array_equal(read_labels(save(tmp_path / "a.png", picture)), indices)
+    path = save(tmp_path / "b.png", picture.convert("RGB").convert(mode))
+    with pytest.raises(InputError, match=words.replace("RGB", mode)) as error:
+        read_labels(path, colors=colors[:3])
+    assert str(path) in one_line(error)
 
 
 def test_written_files_read_back(tmp_path):

@@ -67,6 +67,23 @@ def test_the_output_has_the_images_size(size):
     assert logits.shape == (1, *size, 3) and logits.dtype == jnp.bfloat16
 
 
+def test_without_the_margin_nothing_shifts():
+    """With kernels that are their own mirror images, a mirrored image has mirrored scores."""
+    image = jnp.asarray(np.random.default_rng(0).random((1, 24, 32, 2), np.float32))
+    trees = {}
+    for padding in ("margin", "same"):
+        net = dilated(2, context="none", width=1, hidden=1, padding=padding)
+        variables = jax.jit(net.init)(jax.random.key(0), image)
+        trees[padding] = jax.tree.map(jnp.shape, variables)
+        even = jax.tree.map(lambda p: jnp.full_like(p, 0.1), variables)
+        apply = jax.jit(lambda image, net=net, even=even: net.apply(even, image)[0])
+        got, mirrored = apply(image), apply(image[:, ::-1, ::-1])
+        assert got.shape == (1, 24, 32, 2) and np.ptp(got) > 1e-3
+        np.testing.assert_allclose(mirrored[:, ::-1, ::-1], got, rtol=1e-4)
+        assert net.apply(even, image[:, :9, :13])[0].shape == (1, 9, 13, 2)
+    assert trees["margin"] == trees["same"]
+
+
 def test_gradients_reach_every_parameter():
     x = jnp.asarray(np.random.default_rng(1).random((1, 4, 4, 1)), jnp.float32)
     net = dilated(2, width=1, hidden=16, levels=4)

@@ -94,7 +94,7 @@ def test_it_is_measured_at_its_size(folder, size, name):
 NETWORKS = {
     "unet": {"width": 2, "depth": 1},
     "resunet": {"width": 2, "residual_depths": (1, 1, 1)},
-    "fcn": {"width": 1, "hidden": 2, "fcn_stride": 16, "fcn_padding": "same"},
+    "fcn": {"width": 1, "hidden": 2, "fcn_stride": 16, "padding": "same"},
     "fcn_alexnet": {"width": 2, "hidden": 2},
     "fc_densenet": {"width": 2, "growth": 1, "layers": (1, 1, 1)},
     "dilated": {"width": 1, "hidden": 2},
