@@ -39,7 +39,9 @@ _SMALL = Config(
 _FCN = dataclasses.replace(
     _SMALL, network="fcn", width=16, hidden=256, padding="same", learning_rate=1e-3
 )
-_DILATED = dataclasses.replace(_SMALL, network="dilated", width=16, hidden=256, padding="same", learning_rate=1e-3)
+_DILATED = dataclasses.replace(
+    _SMALL, network="dilated", width=16, hidden=256, padding="same", learning_rate=1e-3
+)
 VARIANTS = {
     "unet": dataclasses.replace(_SMALL, width=16),
     "unet_weighted": dataclasses.replace(_SMALL, width=16, class_weights="median"),
