@@ -86,7 +86,8 @@ _POLY = dataclasses.replace(
     evaluate_every=1000,
 )
 
-# Without ImageNet's weights these learn little: give `--encoder vgg16.pth` (not for AlexNet).
+# Without ImageNet's weights these learn little: give `--encoder vgg16.pth` (not for AlexNet). The
+# papers train FCN-16s and 8s, and the context module, in stages: `--initial` the run before.
 _VGG = dataclasses.replace(
     _IMAGENET, crop=(352, 480), class_weights="none", learning_rate=1e-4, evaluate_every=1000
 )

@@ -6,8 +6,9 @@
 
 What two CPU cores can tell: what skips bring to FCN, how fast a plain and a residual U-Net
 converge, what a context module brings, what class weights do. The variants differ in nothing but
-that; the validation images choose the step that is kept. The last command prints a table, and draws
-the validation mIoU over the steps.
+that, and FCN and the dilated nets, which have no batch norm, in a lower rate; the validation images
+choose the step that is kept. The last command prints a table, and draws the validation mIoU over
+the steps.
 """
 
 import dataclasses

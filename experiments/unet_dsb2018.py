@@ -242,7 +242,7 @@ def balance(source: data.Source) -> tuple[float, float]:
         label = source[i]["label"]
         foreground = np.count_nonzero((label > 0) & ~seam(label))
         counts[i] = np.count_nonzero(label >= 0) - foreground, foreground
-    if not counts.all(axis=0).any():
+    if not counts.any(axis=0).all():
         raise InputError("the training labels hold no object or no background; give other data")
     background, foreground = losses.median_frequency_weights(counts)
     return float(background), float(foreground)

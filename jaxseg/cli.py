@@ -10,7 +10,7 @@ COMMANDS = {
     "train": "train an experiment, or go on with it",
     "evaluate": "measure a trained run on a split of its data",
     "predict": "apply a trained run to images",
-    "weights": "list, show or pack trained weights",
+    "weights": "list, show, pack or convert trained weights",
     "data": "convert the official release of a data set",
 }
 

@@ -23,13 +23,17 @@ By kind of data:
     `label`   `[B, H, W]` int32, -1 is ignored (partition or classes);
     `labels`  `[B, A, H, W]` int32, one map per annotator; an absent one is -1 everywhere;
     `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap).
+Where the loss weighs pixels:
+    `pixel_weight` `[B, H, W]` float32, 0 or more.
 """
 
 Prediction = Mapping[str, Any]
 """What a method says of a batch, leaves `[B, ...]`; by kind of method:
 
     `superpixels` `[B, H, W]` int32, the region of each pixel;
-    `classes`     `[B, H, W]` int32, the class of each pixel.
+    `classes`     `[B, H, W]` int32, the class of each pixel, with `confidence` `[B, H, W]`, its
+                  probability, and on request `probabilities` `[B, H, W, C]`;
+    `instances`   `[B, H, W]` int32, the object of each pixel, 0 for none.
 """
 
 

@@ -5,11 +5,11 @@ python experiments/benchmarks/networks.py [--networks unet espnetv2] [--size 128
 
 A train step is loss (cross-entropy over all pixels), gradient and an SGD update of all parameters
 and running statistics; the forward pass is that of evaluation. Both sides start from the same
-weights, have equally many, and give the same logits, or the program stops. Rounds are interleaved,
-so that a machine that slows down slows both; figures are medians, ratios those of medians. Beside
-wall time stands the ratio of the processor time of all threads. PyTorch runs in both of its memory
-layouts, and the faster one counts. Where PyTorch finds a GPU it runs there, as JAX does; bfloat16
-is the network's `dtype` here and autocast there.
+weights, have equally many, and in float32 give the same logits, or the program stops. Rounds are
+interleaved, so that a machine that slows down slows both; figures are medians, ratios those of
+medians. Beside wall time stands the ratio of the processor time of all threads. PyTorch runs in
+both of its memory layouts, and the faster one counts. Where PyTorch finds a GPU it runs there, as
+JAX does; bfloat16 is the network's `dtype` here and autocast there.
 
 On a machine that does other work, one core for both says more than all of them: OpenMP's threads
 wait for each other. `taskset --cpu-list 0 python experiments/benchmarks/networks.py` gives each

@@ -4,7 +4,8 @@ Structure and numbers of parameters are those of the port of jfzhang. Deviations
     - MobileNetV2 pads its depthwise convolutions, as torchvision does, not the blocks' inputs, and
       in a stage whose stride became a dilation the first convolution keeps its own, so that the
       encoder's maps contain those of the undilated one; Xception: see `models.xception`;
-    - convolutions start from He's distribution by their outputs, as in torchvision.
+    - convolutions start from He's distribution by their outputs, as in torchvision's encoders, and
+      the last one from LeCun's by its inputs.
 """
 
 from typing import Literal, get_args
@@ -18,6 +19,7 @@ from jaxseg.models.mobilenet import MobileNetV2
 from jaxseg.models.resize import resize_bilinear
 from jaxseg.models.resnet import ResNet
 from jaxseg.models.settings import (
+    SCORES,
     Layers,
     Settings,
     Statistics,
@@ -69,7 +71,7 @@ class _Decoder(nn.Module):
         for i, rate in ((2, 0.5), (3, 0.1)):
             x = nn.relu(layers.norm(layers.conv(self.features, 3, name=f"conv{i}")(x), f"bn{i}"))
             x = layers.dropout(x, rate, f"dropout{i}")
-        return layers.conv(self.num_classes, use_bias=True, name="score")(x)
+        return layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
 
 
 class _DeepLab(nn.Module):

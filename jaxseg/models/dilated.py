@@ -219,6 +219,6 @@ def identity(num_classes: int, noise: float = _NOISE) -> nn.initializers.Initial
 
 def _factors(context: Context, levels: int) -> tuple[int, ...]:
     check_known(get_args(Context), context=context)
-    if levels < 4 or (context == "large" and levels != 8):
-        raise ValueError(f"levels={levels}: expected 4 or more, and 8 for the large module")
+    if levels < 4 or (context != "basic" and levels != 8):
+        raise ValueError(f"levels={levels}: expected 4 or more, and 8 unless context is 'basic'")
     return {"none": (), "basic": (1,) * (levels - 1), "large": _LARGE}[context]

@@ -16,6 +16,7 @@ from jaxseg.models.pooling import adaptive_average_pool
 from jaxseg.models.resize import resize_bilinear
 from jaxseg.models.resnet import ResNet
 from jaxseg.models.settings import (
+    SCORES,
     Layers,
     Settings,
     Statistics,
@@ -64,7 +65,7 @@ class _Head(nn.Module):
     def __call__(self, x: Array, layers: Layers, size: tuple[int, int]) -> Array:
         x = nn.relu(layers.norm(layers.conv(self.features, 3, name="conv")(x), "bn"))
         x = layers.dropout(x, _DROPOUT, "dropout", channels=True)
-        x = layers.conv(self.num_classes, use_bias=True, name="score")(x)
+        x = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
         return resize_bilinear(x, size, align_corners=True)
 
 

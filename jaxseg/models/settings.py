@@ -15,6 +15,9 @@ from jaxseg.types import Network
 
 Statistics = Literal["running", "batch"]
 
+SCORES = nn.initializers.lecun_normal()
+"""Of the layer that gives the scores: by its inputs, or few classes would begin with large ones."""
+
 HE_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """He's initialisation by the number of outputs, that of torchvision."""
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxseg.models.pooling import max_pool_2x2
 from jaxseg.models.settings import (
+    SCORES,
     Layers,
     Settings,
     Statistics,
@@ -131,16 +132,15 @@ class _UNet(nn.Module):
                         number, num_iters, num_learned, dtype, name="superpixels"
                     )
                     x = layer(x, guide)
-        lecun = nn.initializers.lecun_normal()
-        logits = layers.conv(self.num_classes, use_bias=True, kernel_init=lecun, name="head")(x)
+        logits = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="head")(x)
         return logits[:, : size[0], : size[1]] if self.padding == "mirror" else logits
 
     def _check_size(self, x) -> None:
         for n in x.shape[1:3]:
             if self.padding == "same" and n % 2**self.depth:
                 raise ValueError(f"side of {n} pixels: expected a multiple of {2**self.depth}")
-            if self.padding != "same" and n != valid_input_size(n - _lost(self.depth), self.depth):
-                near = valid_input_size(max(n - _lost(self.depth), 1), self.depth)
+            near = valid_input_size(max(n - _lost(self.depth), 1), self.depth)
+            if self.padding != "same" and n != near:
                 raise ValueError(f"side of {n} pixels: valid convolutions want {near}")
 
 

@@ -22,6 +22,8 @@ class Config:
         depth: how often U-Net halves the map (0: 4), or the layers of the ResNet (0: 50).
         upsampling: of U-Net: "transposed" convolution or "bilinear".
         fcn_stride: of the finest map that FCN scores: 32, 16 or 8.
+        at_once: whether FCN-16s and 8s scale their pools so that all scores can be trained at once;
+            otherwise train them in stages, each with `initial` the coarser one's run.
         padding: of FCN and dilated nets: "margin": 100 or 186 pixels around the image, as
             released; "same": none, for small images.
         hidden: channels of fc6 and fc7, of FCN and dilated nets; 0: 4096.
@@ -41,8 +43,9 @@ class Config:
         std: see `mean`.
         encoder: file of torchvision's weights that the encoder begins with (.pth or .safetensors);
             "": random ones.
-        initial: a run's folder, or weights of `jaxseg weights`, of the same network, that all
-            begins with; "": random weights.
+        initial: a run's folder, or weights of `jaxseg weights`, that training begins with, of the
+            same network or of one that this one adds to (FCN-32s for 16s, the dilated front end for
+            the context module); "": random weights.
         size: height and width that all images are brought to for training; prediction works at
             that area too. Two zeros leave them as they are.
         crop: height and width of a training crop.
@@ -91,6 +94,7 @@ class Config:
     depth: int = 0
     upsampling: Literal["transposed", "bilinear"] = "transposed"
     fcn_stride: Literal[8, 16, 32] = 8
+    at_once: bool = False
     padding: Literal["margin", "same"] = "margin"
     hidden: int = 0
     context: Literal["none", "basic", "large"] = "basic"

@@ -1,9 +1,9 @@
 """A training that begins with given weights instead of random ones."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 
 from jaxseg.models import weights
 from jaxseg.recipes._semantic_config import Config
@@ -12,7 +12,7 @@ from jaxseg.types import InputError, PyTree
 
 
 def initial_variables(config: Config, params: PyTree, model_state: PyTree) -> tuple[PyTree, PyTree]:
-    """The random variables, filled from `config.encoder`, or those of `config.initial`.
+    """The random variables, filled from `config.encoder` or `config.initial`.
 
     Raises:
         InputError: the file is missing, or not of this network.
@@ -30,15 +30,18 @@ def initial_variables(config: Config, params: PyTree, model_state: PyTree) -> tu
     from jaxseg.predictor import load
 
     given = load(config.initial)
-    found = jax.device_get((given.params, given.model_state))
-    if _shapes((params, model_state)) != _shapes(found):
+    found = _leaves(jax.device_get((given.params, given.model_state)))
+    own = _leaves((params, model_state))
+    strange = [n for n, leaf in found.items() if n not in own or own[n].shape != leaf.shape]
+    if strange or not found:
         raise InputError(
-            f"{config.initial}: of another network; give the fields of the config that it was "
-            "trained with, or train without initial"
+            f"{config.initial}: of another network ({', '.join(strange[:4])}); give the fields of "
+            "the config that it was trained with, or train without initial"
         )
-    return found
+    leaves = [found.get(name, leaf) for name, leaf in own.items()]
+    return jax.tree.unflatten(jax.tree.structure((params, model_state)), leaves)
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+def _leaves(tree: PyTree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -69,6 +69,7 @@ def build_network(config: Config) -> Built:
             made = fcn(
                 classes,
                 stride=config.fcn_stride,
+                at_once=config.at_once,
                 padding=config.padding,
                 **width,
                 **hidden,
@@ -138,6 +139,7 @@ _OWN_FIELDS = {
     ),
     "hidden": ("fcn", "fcn_alexnet", "dilated"),
     "fcn_stride": ("fcn",),
+    "at_once": ("fcn",),
     "padding": ("fcn", "dilated"),
     "context": ("dilated",),
     "upsampling": ("unet",),

@@ -70,6 +70,9 @@ def test_training(short):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 33, 33, 3)), jnp.float32)
     net = MAKERS["resnet"]()
     found = jax.jit(net.init)(jax.random.key(0), x)
+    score = found["params"]["decoder"]["score"]["kernel"]
+    # Of the number of inputs: by that of three classes they would begin several times as large.
+    assert 0.5 < np.std(score) * np.sqrt(score.shape[2]) < 1.5
     keys = jax.random.split(jax.random.key(1), 4)
 
     @jax.jit

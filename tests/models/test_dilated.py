@@ -108,6 +108,7 @@ def test_gradients_reach_every_parameter():
     [
         ({"width": 0}, "width=0"),
         ({"levels": 3}, "levels=3"),
+        ({"context": "none", "levels": 10}, "levels=10"),
         ({"context": "large", "levels": 10}, "levels=10"),
     ],
 )

@@ -45,6 +45,9 @@ def test_training(short):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 17, 25, 3)), jnp.float32)
     net = pspnet(3, width=4)
     found = jax.jit(net.init)(jax.random.key(0), x)
+    for head in ("head", "auxiliary"):
+        score = found["params"][head]["score"]["kernel"]
+        assert 0.5 < np.std(score) * np.sqrt(score.shape[2]) < 1.5
     keys = jax.random.split(jax.random.key(1), 2)
 
     @jax.jit

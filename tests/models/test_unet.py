@@ -42,7 +42,7 @@ def output_shape(net, *shape):
 def test_sizes():
     valid = unet(2, width=2, padding="valid")
     assert output_shape(valid, 1, 572, 188, 1) == (1, 388, 4, 2)
-    for size in (570, 573):
+    for size in (140, 172, 570, 573):
         with pytest.raises(ValueError, match=f"side of {size} pixels"):
             output_shape(valid, 1, size, 572, 1)
     with pytest.raises(ValueError, match="side of 24 pixels: expected a multiple of 16"):

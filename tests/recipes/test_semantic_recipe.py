@@ -231,6 +231,9 @@ class TestInitialWeights:
         path = str(tmp_path / "a.safetensors")
         begun = build(dataclasses.replace(SMALL, initial=path)).initial(*variables)
         jax.tree.map(np.testing.assert_array_equal, begun, variables)
+        larger = ({**variables[0], "more": np.ones(2, np.float32)}, variables[1])
+        begun = build(dataclasses.replace(SMALL, initial=path)).initial(*larger)
+        jax.tree.map(np.testing.assert_array_equal, begun, larger)
         wider = build(dataclasses.replace(SMALL, initial=path, width=4))
         with pytest.raises(InputError, match=r"a\.safetensors: of another network"):
             wider.initial(*jax.jit(wider.method().init)(jax.random.key(0), example))
