@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_cases_filters import CASES as FILTERS
+from contract_cases_mutual_information import CASES as MUTUAL_INFORMATION
+from contract_cases_mutual_information import COUPLED
 from contract_cases_segmentation import CASES as SEGMENTATION
 from contract_cases_segmentation import HOST as SEGMENTATION_HOST
 from jaxtyping import AbstractArray
@@ -142,6 +145,8 @@ HOST = {  # run with NumPy arrays that cannot be written to
     ],
 }
 CASES |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in MUTUAL_INFORMATION.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in FILTERS.items()}
 HOST |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION_HOST.items()}
 PLAIN = {"ops.slic.grid_shape"}  # of Python numbers
 COLLECTIVE = {f"ops.collective.{name}" for name in ("axis_size", "vary", "psum", "total")}
@@ -186,7 +191,8 @@ def missing(function, cases):
     """What no case tries of the options of `function`."""
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
+        # Several devices are tried in the loss' own tests.
+        if parameter.kind is not parameter.KEYWORD_ONLY or name == "axis_name":
             continue
         given = [c.options.get(name, parameter.default) for c in cases]
         wanted = choices(hints[name])
@@ -234,7 +240,10 @@ def test_op(name, case):
     check_op(FUNCTIONS[name], *case.arguments, options=case.options, gradient=case.gradient)
 
 
-@pytest.mark.parametrize(("name", "case"), [p for p in PARAMETERS if "losses" in p.values[0]])
+APART = [p for p in PARAMETERS if "losses" in p.values[0] and p.values[0] not in COUPLED]
+
+
+@pytest.mark.parametrize(("name", "case"), APART)
 def test_losses_take_each_example_alone(name, case):
     data = [x for x in case.arguments if isinstance(x, np.ndarray)]
     options = {

@@ -1,6 +1,8 @@
 """Loss functions of batches, one value per example; weights of classes and pixels for them."""
 
 from jaxseg.losses._lovasz import lovasz as lovasz
+from jaxseg.losses._mutual_information import mutual_information as mutual_information
+from jaxseg.losses._mutual_information import mutual_information_2d as mutual_information_2d
 from jaxseg.losses._overlap import dice as dice
 from jaxseg.losses._overlap import jaccard as jaccard
 from jaxseg.losses._overlap import tversky as tversky

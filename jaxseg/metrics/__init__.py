@@ -1,6 +1,7 @@
 """Measures of predictions as `jaxseg.types.Metric`: sums that add, means taken last."""
 
 from jaxseg.metrics._boundary_f import boundary_f
+from jaxseg.metrics._clustering import clustering, match
 from jaxseg.metrics._confusion import confusion
 from jaxseg.metrics._flow import reconstruction_error
 from jaxseg.metrics._instances import dsb_average_precision
@@ -9,8 +10,10 @@ from jaxseg.metrics._trimap import trimap
 
 __all__ = [
     "boundary_f",
+    "clustering",
     "confusion",
     "dsb_average_precision",
+    "match",
     "reconstruction_error",
     "superpixel",
     "trimap",
