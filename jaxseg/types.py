@@ -22,7 +22,9 @@ Always present:
 By kind of data:
     `label`   `[B, H, W]` int32, -1 is ignored (partition or classes);
     `labels`  `[B, A, H, W]` int32, one map per annotator; an absent one is -1 everywhere;
-    `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap).
+    `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap);
+    `points`  `[B, P, 2]` float32, (row, column) in pixels whose centres are integers, with `kinds`
+              `[B, P]` int32, which keypoint each is, -1 where there is none.
 Where the loss weighs pixels:
     `pixel_weight` `[B, H, W]` float32, 0 or more.
 """
@@ -33,7 +35,8 @@ Prediction = Mapping[str, Any]
     `superpixels` `[B, H, W]` int32, the region of each pixel;
     `classes`     `[B, H, W]` int32, the class of each pixel, with `confidence` `[B, H, W]`, its
                   probability, and on request `probabilities` `[B, H, W, C]`;
-    `instances`   `[B, H, W]` int32, the object of each pixel, 0 for none.
+    `instances`   `[B, H, W]` int32, the object of each pixel, 0 for none;
+    `points`      `[B, P, 2]` float32, with `kinds` `[B, P]` and `scores` `[B, P]`, as in a batch.
 """
 
 

@@ -18,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contract_cases_filters import CASES as FILTERS
+from contract_cases_heatmap import CASES as HEATMAP
 from contract_cases_mutual_information import CASES as MUTUAL_INFORMATION
 from contract_cases_mutual_information import COUPLED
 from contract_cases_segmentation import CASES as SEGMENTATION
 from contract_cases_segmentation import HOST as SEGMENTATION_HOST
+from contract_cases_super_resolution import CASES as SUPER_RESOLUTION
 from jaxtyping import AbstractArray
 
 import jaxseg.losses
@@ -145,6 +147,8 @@ HOST = {  # run with NumPy arrays that cannot be written to
     ],
 }
 CASES |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in SUPER_RESOLUTION.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in HEATMAP.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in MUTUAL_INFORMATION.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in FILTERS.items()}
 HOST |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION_HOST.items()}

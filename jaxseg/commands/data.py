@@ -19,7 +19,7 @@ class Data:
     action: Annotated[Literal["prepare"], tyro.conf.Positional]
     """What to do."""
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """The data set: bsds500, or camvid."""
+    """The data set: bsds500, camvid, or cityscapes."""
     source: Path
     """The folder of the release, unpacked."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("data")

@@ -12,6 +12,10 @@ from typing import Any
 from jaxseg.data.augment import Transform, random_crop_flip_scale
 from jaxseg.data.bsds500 import Bsds500Source, prepare_bsds500
 from jaxseg.data.camvid import CamvidSource, prepare_camvid
+from jaxseg.data.cityscapes import is_download
+from jaxseg.data.cityscapes_records import prepare_cityscapes
+from jaxseg.data.cityscapes_source import CityscapesSource
+from jaxseg.data.coco_keypoints import CocoKeypointSource
 from jaxseg.data.folders import FolderSource, open_folder
 from jaxseg.data.images import image_size, read_image, read_labels, write_image, write_labels
 from jaxseg.data.info import DatasetInfo, read_info
@@ -27,6 +31,7 @@ from jaxseg.data.pipeline import (
 from jaxseg.data.records import records_name
 from jaxseg.data.sources import Annotations, Example, Extent, MemorySource, Source
 from jaxseg.data.weighted import WeightedLabel, WeightedSource
+from jaxseg.data.worm_tips import WormTipsSource
 from jaxseg.types import InputError
 
 __all__ = [
@@ -34,6 +39,8 @@ __all__ = [
     "BatchIterator",
     "Bsds500Source",
     "CamvidSource",
+    "CityscapesSource",
+    "CocoKeypointSource",
     "DatasetInfo",
     "EvalBatches",
     "Example",
@@ -45,6 +52,7 @@ __all__ = [
     "Transform",
     "WeightedLabel",
     "WeightedSource",
+    "WormTipsSource",
     "eval_batches",
     "image_size",
     "open_data",
@@ -52,6 +60,7 @@ __all__ = [
     "prepare",
     "prepare_bsds500",
     "prepare_camvid",
+    "prepare_cityscapes",
     "random_crop_flip_scale",
     "read_image",
     "read_info",
@@ -76,11 +85,11 @@ def samples_path() -> pathlib.Path:
 
 def open_data(
     path: str | os.PathLike[str], split: str | None = None, **options: Any
-) -> FolderSource | Bsds500Source | CamvidSource:
-    """Opens a folder of images, or what `prepare` wrote.
+) -> FolderSource | Bsds500Source | CamvidSource | CityscapesSource:
+    """Opens a folder of images, the download of Cityscapes, or what `prepare` wrote.
 
     Args:
-      path: see `open_folder`, `Bsds500Source` and `CamvidSource`.
+      path: see `open_folder`, `Bsds500Source`, `CamvidSource` and `CityscapesSource`.
       split: "train", "train+val", or None for all.
       **options: those of `open_folder`.
 
@@ -88,12 +97,15 @@ def open_data(
       A source of examples.
 
     Raises:
-      InputError: see `open_folder`, `Bsds500Source` and `CamvidSource`.
+      InputError: see `open_folder`, `Bsds500Source`, `CamvidSource` and `CityscapesSource`.
     """
-    if pathlib.Path(path, "features.json").is_file():
+    if pathlib.Path(path, "features.json").is_file() or is_download(path):
         # RGB images, and no instances: these options would change nothing.
         used = {k: v for k, v in options.items() if k not in ("as_partition", "channels")}
-        source = CamvidSource if records_name(path) == "camvid" else Bsds500Source
+        name = "cityscapes" if is_download(path) else records_name(path)
+        if name == "cityscapes":
+            return CityscapesSource(path, split, **used)
+        source = CamvidSource if name == "camvid" else Bsds500Source
         return source(path, split, **used)
     return open_folder(path, split, **options)
 
@@ -104,7 +116,7 @@ def prepare(
     """Converts the official release of a data set: `jaxseg data prepare NAME --source DIR`.
 
     Args:
-      name: "bsds500" or "camvid".
+      name: "bsds500", "camvid" or "cityscapes".
       source_dir: the release.
       data_dir: where converted data sets are kept.
 
@@ -114,7 +126,11 @@ def prepare(
     Raises:
       InputError: the name is not known, the release is not complete, or nothing can be written.
     """
-    converters = {"bsds500": prepare_bsds500, "camvid": prepare_camvid}
+    converters = {
+        "bsds500": prepare_bsds500,
+        "camvid": prepare_camvid,
+        "cityscapes": prepare_cityscapes,
+    }
     if name not in converters:
         known = ", ".join(converters)
         raise InputError(f"no converter for {name!r}; there is one for {known}")

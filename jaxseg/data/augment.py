@@ -55,11 +55,12 @@ def random_crop_flip_scale(
     the pixels that fall into one), labels, masks and weights by the nearest pixel. An image that is
     smaller than the crop after scaling fills the upper left; the rest is its mirror image with
     label -1, weight 0 and no mask, and `size` says where it begins. Masks that leave the window are
-    dropped.
+    dropped, and points get kind -1; kinds that a mirror exchanges (left, right) are not exchanged.
 
     Args:
       example: `image` uint8 `[H, W, C]` and any of `label` `[H, W]`, `labels` `[A, H, W]`,
-        `masks` `[N, H, W]`, `pixel_weight` `[H, W]`; other entries pass through.
+        `masks` `[N, H, W]`, `pixel_weight` `[H, W]`, `points` `[P, 2]` with `kinds` `[P]`; other
+        entries pass through.
       rng: consumed by four draws, whatever the sizes.
       crop_size: height and width in pixels, one number for a square.
       flip_probability: of mirroring left and right.
@@ -125,4 +126,12 @@ def random_crop_flip_scale(
         found = example["masks"][:, *index]
         found = found[found.any(axis=(1, 2))]
         result["masks"] = np.pad(found, ((0, 0), *pad))
+    if "points" in example:
+        # The borders of a pixel are those of its part of the crop; its centre moves with them.
+        points = (example["points"] + 0.5) / np.array(ratio) - np.array([top, left]) - 0.5
+        if flip:
+            points[:, 1] = size[1] - 1 - points[:, 1]
+        inside = np.all((points >= -0.5) & (points < np.array(size) - 0.5), axis=1)
+        result["points"] = np.where(inside[:, None], points, 0).astype(np.float32)
+        result["kinds"] = np.where(inside, example["kinds"], -1).astype(np.int32)
     return result

@@ -18,7 +18,7 @@ def stack_examples(
 
     Args:
       examples: one at least, images of one shape. Text is left out.
-      num_rows: B; rows beyond the examples hold zeros, labels -1.
+      num_rows: B; rows beyond the examples hold zeros, labels and kinds -1.
       first_index: place of the first row in the global batch.
       count: maps in `labels` or masks in `masks` after padding with -1 or False; at least as many
         as the largest example has. Of more masks, those of the largest area stay.
@@ -41,7 +41,7 @@ def stack_examples(
                 f"{key} of the examples {examples[0]['id']}, ... of one batch has shapes "
                 f"{', '.join(map(str, sorted(shapes)))}; crop them to one size"
             )
-        fill = -1 if key in ("label", "labels") else 0
+        fill = -1 if key in ("label", "labels", "kinds") else 0
         batch[key] = np.full((num_rows, *values[0].shape), fill, values[0].dtype)
         np.stack(values, out=batch[key][: len(values)])
     batch["index"] = np.arange(first_index, first_index + num_rows, dtype=np.int32)

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxseg.data.cache import DecodeCache, narrow
 from jaxseg.data.sources import Example, Extent, Source
+from jaxseg.types import Batch, Metric, Prediction
 
 
 class ResizedSource:
@@ -15,12 +16,21 @@ class ResizedSource:
     `label` by the pixel that holds the new pixel's centre. See `sources.Source`.
     """
 
-    def __init__(self, source: Source, size: tuple[int, int], *, cache_bytes: int = 0):
+    def __init__(
+        self,
+        source: Source,
+        size: tuple[int, int],
+        *,
+        keep_labels: bool = False,
+        cache_bytes: int = 0,
+    ):
         """Wraps a source of examples with `image` and `label`.
 
         Args:
           source: whose examples are resized.
           size: height and width.
+          keep_labels: whether `label` stays as large as it is, with `size` its height and width: to
+            be measured against, see `at_label_size`. Labels of one batch must be of one size.
           cache_bytes: resized images and labels are kept in memory up to this number of bytes.
 
         Raises:
@@ -29,7 +39,7 @@ class ResizedSource:
         if min(size) < 1:
             raise ValueError(f"size is {size}; expected 1 or more")
         self.ids = source.ids
-        self._source, self._size = source, size
+        self._source, self._size, self._keep = source, size, keep_labels
         self._cache = DecodeCache(cache_bytes)
 
     def __len__(self) -> int:
@@ -47,14 +57,38 @@ class ResizedSource:
         i = index.__index__()
         image = self._cache.get(("image", i), lambda: _resize(example()["image"], self._size))
         # Counted from 1, so that an ignored pixel fits the narrow type.
-        label = self._cache.get(
-            ("label", i), lambda: narrow(_pick(example()["label"], self._size) + 1)
-        )
-        return {"image": image, "label": label.astype(np.int32) - 1, "id": self.ids[i]}
+        kept = self._cache.get(("label", i), lambda: narrow(self._label(example()) + 1))
+        label = kept.astype(np.int32) - 1
+        result = {"image": image, "label": label, "id": self.ids[i]}
+        return {**result, "size": np.array(label.shape, np.int32)} if self._keep else result
+
+    def _label(self, example: Example) -> np.ndarray:
+        return example["label"] if self._keep else _pick(example["label"], self._size)
 
     def extent(self, index: SupportsIndex) -> Extent:
         """The size that all have."""
         return Extent(*self._size, 0)
+
+
+def at_label_size(metric: Metric) -> Metric:
+    """A measure of `classes` that were predicted at another size than that of `label`.
+
+    Every pixel of the label map is compared with the class that was predicted where its centre
+    lies, as if the predicted map had been resized by "nearest".
+
+    Args:
+        metric: such as `metrics.confusion`; it gets the map at the size of the labels.
+
+    Returns:
+        The metric, on the host.
+    """
+
+    def measure(prediction: Prediction, batch: Batch) -> Any:
+        size = np.asarray(batch["label"]).shape[1:]
+        classes = [_pick(one, size) for one in np.asarray(prediction["classes"])]
+        return metric.measure({**prediction, "classes": np.stack(classes)}, batch)
+
+    return metric._replace(measure=measure)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -68,7 +102,7 @@ def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack(planes, axis=-1)
 
 
-def _pick(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _pick(label: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     # In integers, for many centres lie on the edge of two pixels.
     rows, cols = (
         (2 * np.arange(new) + 1) * old // (2 * new)

@@ -9,6 +9,7 @@ from jaxseg.losses._overlap import tversky as tversky
 from jaxseg.losses._segmentation import cross_entropy as cross_entropy
 from jaxseg.losses._segmentation import focal as focal
 from jaxseg.losses._segmentation import ohem_cross_entropy as ohem_cross_entropy
+from jaxseg.losses._super_resolution import feature_affinity as feature_affinity
 from jaxseg.losses._superpixel import compactness as compactness
 from jaxseg.losses._superpixel import reconstruction as reconstruction
 from jaxseg.losses._weight_map import unet_weight_map as unet_weight_map

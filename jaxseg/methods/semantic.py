@@ -6,18 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jaxseg import losses
 from jaxseg.methods.ssn import input_features
+from jaxseg.methods.tasks import classes, classes_at, resized, working_size
 from jaxseg.models.pspnet import WithAuxiliary
 from jaxseg.ops.color import to_float
 from jaxseg.ops.slic import grid_shape
 from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
-
-_AT_ONCE = 1 << 26
-"""Numbers of logits that a prediction may hold at the size of the image."""
 
 Guide = Callable[[Array], Array]
 """RGB `[B, H, W, 3]` in [0, 1] -> what a network with superpixels clusters, `[B, H, W, K]`."""
@@ -73,10 +70,9 @@ def method(
     Raises:
         ValueError: an option is out of range; when traced: the network's output has another shape.
     """
-    if num_classes < 1 or stride < 1:
-        raise ValueError(f"num_classes={num_classes}, stride={stride}: expected 1 or more")
-    if class_weights is not None and len(class_weights) != num_classes:
-        raise ValueError(f"{len(class_weights)} class_weights for {num_classes} classes")
+    if stride < 1:
+        raise ValueError(f"stride={stride}: expected 1 or more")
+    task = classes(num_classes, loss=loss, class_weights=class_weights)
     if size is not None and min(size) < 1:
         raise ValueError(f"size={size}: expected 1 or more each")
     if not 0 < scale < math.inf:
@@ -122,7 +118,7 @@ def method(
         *,
         axis_name: str | None = None,
     ) -> tuple[Array, LossOutput]:
-        weight, label = batch["weight"], batch["label"]
+        weight = batch["weight"]
         keys = (jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"]),) if dropout else ()
         maps, model_state = logits_of(
             {"params": params, "batch_stats": model_state},
@@ -132,20 +128,11 @@ def method(
             mask=weight > 0,
             axis_name=axis_name,
         )
-        options: dict[str, Any] = {"class_weights": None}
-        if class_weights is not None:
-            options["class_weights"] = jnp.asarray(class_weights, jnp.float32)
-        if "pixel_weight" in batch:
-            options["pixel_weights"] = batch["pixel_weight"]
         with jax.named_scope("loss"):
-            value = loss(maps[0], label, **options)
+            value, measured = task.loss(maps[0], batch)
             for auxiliary in maps[1:]:
-                value += auxiliary_weight * loss(auxiliary, label, **options)
-        counts = (label >= 0) & (label < num_classes)
-        right = counts & (jnp.argmax(maps[0], axis=-1) == label)
-        labelled = jnp.maximum(jnp.sum(counts, axis=(1, 2)), 1)
-        accuracy = jnp.sum(right, axis=(1, 2)) / labelled
-        return value, LossOutput(model_state, weight, {"accuracy": accuracy})
+                value += auxiliary_weight * task.loss(auxiliary, batch)[0]
+        return value, LossOutput(model_state, weight, measured)
 
     def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
         image = jax.vmap(to_float)(batch["image"])
@@ -153,66 +140,12 @@ def method(
         at = working_size(own, own if size is None else size, scale)
         (logits,), _ = logits_of(
             {"params": params, "batch_stats": model_state},
-            _resized(image, at),
+            resized(image, at),
             mask=batch["weight"] > 0 if "weight" in batch else None,
         )
-        logits = logits.astype(image.dtype)
-        if not probabilities and own[0] > at[0] and math.prod(own) * num_classes > _AT_ONCE:
-            return _by_bands(logits, own)
-        logits = _resized(logits, own)
-        prediction = _most_probable(logits)
-        if probabilities:
-            prediction["probabilities"] = jax.nn.softmax(logits, axis=-1)
-        return prediction
+        return classes_at(logits.astype(image.dtype), own, probabilities=probabilities)
 
     return Method(init, evaluate_loss, predict)
-
-
-def working_size(
-    image: tuple[int, int], area: tuple[int, int], scale: float = 1.0
-) -> tuple[int, int]:
-    """Height and width in the proportions of the image, of scale² times the pixels of `area`."""
-    factor = scale * math.sqrt(area[0] * area[1] / (image[0] * image[1]))
-    return max(round(image[0] * factor), 1), max(round(image[1] * factor), 1)
-
-
-def _resized(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b oh ow c"]:
-    """Bilinear, averaged over the pixels that fall into one where it shrinks."""
-    if x.shape[1:3] == size:
-        return x
-    shape = (x.shape[0], *size, x.shape[-1])
-    return jax.image.resize(x, shape, "linear", precision=jax.lax.Precision.HIGHEST)
-
-
-def _most_probable(logits: Float[Array, "b h w c"]) -> dict[str, Array]:
-    return {
-        "classes": jnp.argmax(logits, axis=-1).astype(jnp.int32),
-        "confidence": jnp.exp(jnp.max(jax.nn.log_softmax(logits, axis=-1), axis=-1)),
-    }
-
-
-def _by_bands(logits: Float[Array, "b h w c"], size: tuple[int, int]) -> dict[str, Array]:
-    """`_most_probable` of larger logits, which never exist as a whole."""
-    batch, rows, _, classes = logits.shape
-    wide = _resized(logits, (rows, size[1]))
-    band = max(_AT_ONCE // (8 * size[1] * classes), 1)
-    count = -(-size[0] // band)
-    place = np.clip((np.arange(count * band) + 0.5) * rows / size[0] - 0.5, 0, rows - 1)
-    above = np.minimum(place.astype(np.int32), max(rows - 2, 0))
-    share = (place - above).astype(np.float32)
-
-    def one(of_band: tuple[Array, Array]) -> dict[str, Array]:
-        first, between = of_band
-        upper = jnp.take(wide, first, axis=1)
-        lower = jnp.take(wide, jnp.minimum(first + 1, rows - 1), axis=1)
-        between = between.astype(wide.dtype)[None, :, None, None]
-        return _most_probable(upper + (lower - upper) * between)
-
-    parts = jax.lax.map(one, (above.reshape(count, band), share.reshape(count, band)))
-    return {
-        name: jnp.moveaxis(x, 0, 1).reshape(batch, count * band, size[1])[:, : size[0]]
-        for name, x in parts.items()
-    }
 
 
 def superpixel_guide(num_superpixels: int) -> Guide:

@@ -5,6 +5,8 @@ from jaxseg.metrics._clustering import clustering, match
 from jaxseg.metrics._confusion import confusion
 from jaxseg.metrics._flow import reconstruction_error
 from jaxseg.metrics._instances import dsb_average_precision
+from jaxseg.metrics._keypoints_oks import keypoint_oks
+from jaxseg.metrics._keypoints_pck import keypoint_pck
 from jaxseg.metrics._superpixel import superpixel
 from jaxseg.metrics._trimap import trimap
 
@@ -13,6 +15,8 @@ __all__ = [
     "clustering",
     "confusion",
     "dsb_average_precision",
+    "keypoint_oks",
+    "keypoint_pck",
     "match",
     "reconstruction_error",
     "superpixel",

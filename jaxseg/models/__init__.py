@@ -9,6 +9,7 @@ from jaxseg.models import densenet as densenet
 from jaxseg.models import dilated as dilated
 from jaxseg.models import espnet as espnet
 from jaxseg.models import fcn as fcn
+from jaxseg.models import hrnet as hrnet
 from jaxseg.models import iic as iic
 from jaxseg.models import mobilenet as mobilenet
 from jaxseg.models import pspnet as pspnet

@@ -28,6 +28,7 @@ from jaxseg.models.settings import (
     checked_settings,
     normalised_network,
 )
+from jaxseg.models.trunk import Trunk
 from jaxseg.models.xception import Xception
 from jaxseg.types import Network
 
@@ -61,6 +62,7 @@ class _ASPP(nn.Module):
 class _Decoder(nn.Module):
     num_classes: int
     features: int
+    trunk: bool
 
     @nn.compact
     def __call__(self, x: Array, low: Array, layers: Layers) -> Array:
@@ -71,6 +73,8 @@ class _Decoder(nn.Module):
         for i, rate in ((2, 0.5), (3, 0.1)):
             x = nn.relu(layers.norm(layers.conv(self.features, 3, name=f"conv{i}")(x), f"bn{i}"))
             x = layers.dropout(x, rate, f"dropout{i}")
+        if self.trunk:
+            return x
         return layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
 
 
@@ -80,15 +84,20 @@ class _DeepLab(nn.Module):
     output_stride: int
     features: int
     settings: Settings
+    trunk: bool
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], keys=None, *, train=False, mask=None, axis_name=None
-    ) -> Float[Array, "b h w n"]:
+    ) -> Float[Array, "b h w n"] | Trunk:
         layers = Layers(self.settings, train, mask, axis_name, keys)
-        _, low, *_, last = self.encoder(x, train=train, mask=mask, axis_name=axis_name)
+        maps = self.encoder(x, train=train, mask=mask, axis_name=axis_name)
+        _, low, *_, last = maps
         y = _ASPP(self.features, 16 // self.output_stride, name="aspp")(last, layers)
-        y = _Decoder(self.num_classes, self.features, name="decoder")(y, low, layers)
+        decoder = _Decoder(self.num_classes, self.features, self.trunk, name="decoder")
+        y = decoder(y, low, layers)
+        if self.trunk:
+            return Trunk(y, maps)
         return resize_bilinear(y, (x.shape[1], x.shape[2]), align_corners=True)
 
 
@@ -102,6 +111,7 @@ def deeplab_resnet(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
+    trunk: bool = False,
 ) -> Network:
     """DeepLabv3+ on ResNet: an image of any size -> logits `[B, H, W, num_classes]`.
 
@@ -117,6 +127,7 @@ def deeplab_resnet(
         momentum: of the running statistics.
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
+        trunk: whether it gives a `models.trunk.Trunk`, at stride 4.
 
     Raises:
         ValueError: an option is out of range.
@@ -124,7 +135,7 @@ def deeplab_resnet(
     check_known(get_args(Depth), depth=depth)
     settings = checked_settings(momentum, batch_norm, dtype, width=width)
     encoder = ResNet(depth, width, output_stride, False, _MULTI_GRID, settings, name="encoder")
-    return _deeplab(num_classes, encoder, output_stride, features, settings)
+    return _deeplab(num_classes, encoder, output_stride, features, settings, trunk)
 
 
 def deeplab_xception(
@@ -136,6 +147,7 @@ def deeplab_xception(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
+    trunk: bool = False,
 ) -> Network:
     """DeepLabv3+ on aligned Xception; see `deeplab_resnet`. `width` is a factor on its channels.
 
@@ -144,7 +156,7 @@ def deeplab_xception(
     """
     settings = checked_settings(momentum, batch_norm, dtype, width=width)
     encoder = Xception(width, output_stride, settings, name="encoder")
-    return _deeplab(num_classes, encoder, output_stride, features, settings)
+    return _deeplab(num_classes, encoder, output_stride, features, settings, trunk)
 
 
 def deeplab_mobilenetv2(
@@ -156,6 +168,7 @@ def deeplab_mobilenetv2(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
+    trunk: bool = False,
 ) -> Network:
     """DeepLabv3+ on MobileNetV2 without its last layer; see `deeplab_resnet`.
 
@@ -166,13 +179,18 @@ def deeplab_mobilenetv2(
     """
     settings = checked_settings(momentum, batch_norm, dtype, width=width)
     encoder = MobileNetV2(width, output_stride, False, settings, name="encoder")
-    return _deeplab(num_classes, encoder, output_stride, features, settings)
+    return _deeplab(num_classes, encoder, output_stride, features, settings, trunk)
 
 
 def _deeplab(
-    num_classes: int, encoder: nn.Module, output_stride: int, features: int, settings: Settings
+    num_classes: int,
+    encoder: nn.Module,
+    output_stride: int,
+    features: int,
+    settings: Settings,
+    trunk: bool,
 ) -> Network:
     check_known((8, 16), output_stride=output_stride)
     check_positive(num_classes=num_classes, features=features)
-    module = _DeepLab(num_classes, encoder, output_stride, features, settings)
+    module = _DeepLab(num_classes, encoder, output_stride, features, settings, trunk)
     return normalised_network(module, settings)

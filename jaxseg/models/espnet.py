@@ -28,6 +28,7 @@ from jaxseg.models.settings import (
     checked_settings,
     normalised_network,
 )
+from jaxseg.models.trunk import Trunk
 from jaxseg.types import Network
 
 CHANNELS = {
@@ -80,17 +81,20 @@ class Decoder(nn.Module):
     num_classes: int
     width: int = 16
     settings: Settings = Settings()
+    trunk: bool = False
 
     @nn.compact
     def __call__(
         self, maps: tuple[Array, ...], *, train=False, mask=None, axis_name=None
     ) -> Float[Array, "b h w n"]:
-        """The encoder's maps to logits at stride 2."""
+        """The encoder's maps to logits at stride 2; a trunk leaves the last pyramid out."""
         layers = Layers(self.settings, train, mask, axis_name)
         projection = max(min(self.num_classes // 2, self.width), 1)
         y = maps[-1]
         for i, skip in enumerate((*maps[-2::-1], None), 1):
             last = skip is None
+            if last and self.trunk:
+                break
             features = self.num_classes if last else (5 - i) * self.width
             pyramid = PyramidPool(features, projection, last, name=f"pyramid{i}")
             y = pyramid(y, layers)
@@ -107,17 +111,21 @@ class _ESPNetv2(nn.Module):
     scale: float
     decoder_width: int
     settings: Settings
+    trunk: bool
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], *, train=False, mask=None, axis_name=None
-    ) -> Float[Array, "b h w n"]:
+    ) -> Float[Array, "b h w n"] | Trunk:
         options = {"train": train, "mask": mask, "axis_name": axis_name}
         maps = Encoder(self.scale, self.settings, name="encoder")(x, **options)
-        decoder = Decoder(self.num_classes, self.decoder_width, self.settings, name="decoder")
-        return resize_bilinear(
-            decoder(maps, **options), (x.shape[1], x.shape[2]), align_corners=True
+        decoder = Decoder(
+            self.num_classes, self.decoder_width, self.settings, self.trunk, name="decoder"
         )
+        y = decoder(maps, **options)
+        if self.trunk:
+            return Trunk(y, maps)
+        return resize_bilinear(y, (x.shape[1], x.shape[2]), align_corners=True)
 
 
 def espnetv2(
@@ -128,6 +136,7 @@ def espnetv2(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
+    trunk: bool = False,
 ) -> Network:
     """ESPNetv2: an image of any size and number of channels -> logits `[B, H, W, num_classes]`.
 
@@ -141,6 +150,8 @@ def espnetv2(
         momentum: of the running statistics.
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
+        trunk: whether it gives a `models.trunk.Trunk`, whose features are those that the last
+            pyramid reads, the prediction of this network: 2·`decoder_width` channels at stride 2.
 
     Raises:
         ValueError: an option is out of range.
@@ -149,4 +160,6 @@ def espnetv2(
         momentum, batch_norm, dtype, num_classes=num_classes, decoder_width=decoder_width
     )
     check_known(tuple(CHANNELS), scale=scale)
-    return normalised_network(_ESPNetv2(num_classes, scale, decoder_width, settings), settings)
+    return normalised_network(
+        _ESPNetv2(num_classes, scale, decoder_width, settings, trunk), settings
+    )

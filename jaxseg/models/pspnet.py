@@ -24,6 +24,7 @@ from jaxseg.models.settings import (
     checked_settings,
     normalised_network,
 )
+from jaxseg.models.trunk import Trunk
 from jaxseg.types import Network
 
 Depth = Literal[50, 101]
@@ -61,10 +62,14 @@ class _Head(nn.Module):
     num_classes: int
     features: int
 
+    trunk: bool = False
+
     @nn.compact
     def __call__(self, x: Array, layers: Layers, size: tuple[int, int]) -> Array:
         x = nn.relu(layers.norm(layers.conv(self.features, 3, name="conv")(x), "bn"))
         x = layers.dropout(x, _DROPOUT, "dropout", channels=True)
+        if self.trunk:
+            return x
         x = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
         return resize_bilinear(x, size, align_corners=True)
 
@@ -76,17 +81,22 @@ class _PSPNet(nn.Module):
     bins: tuple[int, ...]
     auxiliary: bool
     settings: Settings
+    trunk: bool
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], keys=None, *, train=False, mask=None, axis_name=None
-    ) -> Float[Array, "b h w n"] | WithAuxiliary:
+    ) -> Float[Array, "b h w n"] | WithAuxiliary | Trunk:
         layers = Layers(self.settings, train, mask, axis_name, keys)
         size = (x.shape[1], x.shape[2])
         encoder = ResNet(self.depth, self.width, 8, True, settings=self.settings, name="encoder")
-        *_, third, last = encoder(x, train=train, mask=mask, axis_name=axis_name)
+        maps = encoder(x, train=train, mask=mask, axis_name=axis_name)
+        *_, third, last = maps
         y = _Pyramid(self.bins, name="pyramid")(last, layers)
-        logits = _Head(self.num_classes, last.shape[-1] // 4, name="head")(y, layers, size)
+        head = _Head(self.num_classes, last.shape[-1] // 4, self.trunk, name="head")
+        logits = head(y, layers, size)
+        if self.trunk:
+            return Trunk(logits, maps)
         if not self.auxiliary or not (train or self.is_initializing()):
             return logits
         head = _Head(self.num_classes, third.shape[-1] // 4, name="auxiliary")
@@ -103,6 +113,7 @@ def pspnet(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
+    trunk: bool = False,
 ) -> Network:
     """PSPNet: an image of any size and number of channels -> logits `[B, H, W, num_classes]`.
 
@@ -121,6 +132,7 @@ def pspnet(
         momentum: of the running statistics.
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
+        trunk: whether it gives a `models.trunk.Trunk`, at stride 8 and without the auxiliary head.
 
     Raises:
         ValueError: an option is out of range.
@@ -129,5 +141,5 @@ def pspnet(
     check_known(get_args(Depth), depth=depth)
     if not bins or min(bins) < 1 or 32 * width % len(bins):
         raise ValueError(f"bins={tuple(bins)}: expected 1 or more each, their number a divisor")
-    module = _PSPNet(num_classes, depth, width, tuple(bins), auxiliary, settings)
+    module = _PSPNet(num_classes, depth, width, tuple(bins), auxiliary, settings, trunk)
     return normalised_network(module, settings)

@@ -64,7 +64,9 @@ class _Block(nn.Module):
         return nn.relu(x + y)
 
 
-class _Stage(nn.Module):
+class Stage(nn.Module):
+    """Residual blocks, one for each of `dilations`; the first takes the stride."""
+
     width: int
     bottleneck: bool
     stride: int
@@ -72,6 +74,7 @@ class _Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, layers: Layers) -> Array:
+        """Divides the sides by the stride."""
         for i, dilation in enumerate(self.dilations):
             stride = self.stride if i == 0 else 1
             x = _Block(self.width, self.bottleneck, stride, dilation, name=f"{i}")(x, layers)
@@ -108,7 +111,7 @@ class ResNet(nn.Module):
             reached *= stride
             grid = self.multi_grid if i == 3 else ()
             dilations = [dilation * m for m in (*grid, *[1] * blocks)[:blocks]]
-            stage = _Stage(
+            stage = Stage(
                 self.width * 2**i, self.depth >= 50, stride, tuple(dilations), name=f"layer{i + 1}"
             )
             x = stage(x, layers)

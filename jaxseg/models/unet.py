@@ -22,6 +22,7 @@ from jaxseg.models.settings import (
     normalised_network,
 )
 from jaxseg.models.superpixel_pool import SuperpixelPool
+from jaxseg.models.trunk import Trunk
 from jaxseg.models.upsampling import ConvTranspose2x2, upsample_bilinear_2x
 from jaxseg.types import Network
 
@@ -74,6 +75,7 @@ class _UNet(nn.Module):
     normalise: bool
     superpixels: Superpixels | None
     settings: Settings
+    trunk: bool
 
     @nn.compact
     def __call__(
@@ -84,7 +86,7 @@ class _UNet(nn.Module):
         train=False,
         mask=None,
         axis_name=None,
-    ) -> Float[Array, "b oh ow n"]:
+    ) -> Float[Array, "b oh ow n"] | Trunk:
         if (guide is None) != (self.superpixels is None):
             raise ValueError("a U-Net takes a guide if and only if it has superpixels")
         size = (x.shape[1], x.shape[2])
@@ -109,7 +111,7 @@ class _UNet(nn.Module):
             skips.append(x)
             x = max_pool_2x2(x)
         # Bilinear upsampling keeps the channels, so each block gives half as many.
-        x = block(x, self.width * 2**self.depth // (1 + bilinear), f"down{self.depth}")
+        x = bottom = block(x, self.width * 2**self.depth // (1 + bilinear), f"down{self.depth}")
         for level in reversed(range(self.depth)):
             features = self.width * 2**level
             if bilinear:
@@ -132,6 +134,8 @@ class _UNet(nn.Module):
                         number, num_iters, num_learned, dtype, name="superpixels"
                     )
                     x = layer(x, guide)
+        if self.trunk:
+            return Trunk(x, (*skips, bottom))
         logits = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="head")(x)
         return logits[:, : size[0], : size[1]] if self.padding == "mirror" else logits
 
@@ -155,6 +159,7 @@ def unet(
     momentum: float = 0.9,
     superpixels: Superpixels | None = None,
     dtype: DTypeLike | None = None,
+    trunk: bool = False,
 ) -> Network:
     """U-Net on images of any number of channels; logits `[B, H, W, num_classes]`.
 
@@ -176,6 +181,7 @@ def unet(
         momentum: of the running statistics.
         superpixels: adds a `SuperpixelPool`; needs padding "same".
         dtype: of the computation; None: that of the parameters.
+        trunk: whether it gives a `models.trunk.Trunk`, of the image's size; needs padding "same".
 
     Raises:
         ValueError: an option is out of range; when traced: a size that the padding does not allow.
@@ -197,8 +203,12 @@ def unet(
             raise ValueError(f"padding={padding!r} with superpixels: expected 'same'")
         if not 0 <= superpixels.level < depth:
             raise ValueError(f"superpixels.level={superpixels.level}: expected 0 to {depth - 1}")
+    if trunk and padding != "same":
+        raise ValueError(f"padding={padding!r} of a trunk: expected 'same'")
     normalise = batch_norm is not False
-    module = _UNet(num_classes, width, depth, padding, upsampling, normalise, superpixels, settings)
+    module = _UNet(
+        num_classes, width, depth, padding, upsampling, normalise, superpixels, settings, trunk
+    )
     return normalised_network(module, settings)
 
 

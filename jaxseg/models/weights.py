@@ -53,6 +53,16 @@ FCN_VGG16: Naming = (
 DILATED_VGG16: Naming = ((r"^classifier\.0\.", "fc6."), (r"^classifier\.3\.", "fc7."))
 """The same to `models.dilated`."""
 
+HRNET: Naming = (
+    (r"^transition(\d)\.(\d)\.0\.([01])\.", r"transition\1_\2.\3."),
+    (r"^transition(\d)\.(\d)\.", r"transition\1_\2."),
+    (r"^stage(\d)\.(\d)\.", r"stage\1_\2."),
+    (r"\.branches\.(\d)\.", r".branch\1."),
+    (r"\.fuse_layers\.(\d)\.(\d)\.(\d)\.([01])\.", r".fuse\1_\2_\3.\4."),
+    (r"\.fuse_layers\.(\d)\.(\d)\.([01])\.", r".fuse\1_\2.\3."),
+)
+"""The authors' networks for poses (`pose_hrnet`) to `models.hrnet`."""
+
 CLASSIFIERS = (r"^fc\.", r"^classifier\.")
 """What an encoder leaves out of torchvision's ResNets, VGG and MobileNetV2."""
 

@@ -7,32 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxseg.data.cityscapes import CLASSES
 from jaxseg.models import weights as names
 from jaxseg.recipes import semantic
 from jaxseg.weights._tensors import check_finite, name_tensors
-
-CITYSCAPES = {
-    "road": (128, 64, 128),
-    "sidewalk": (244, 35, 232),
-    "building": (70, 70, 70),
-    "wall": (102, 102, 156),
-    "fence": (190, 153, 153),
-    "pole": (153, 153, 153),
-    "traffic light": (250, 170, 30),
-    "traffic sign": (220, 220, 0),
-    "vegetation": (107, 142, 35),
-    "terrain": (152, 251, 152),
-    "sky": (70, 130, 180),
-    "person": (220, 20, 60),
-    "rider": (255, 0, 0),
-    "car": (0, 0, 142),
-    "truck": (0, 0, 70),
-    "bus": (0, 60, 100),
-    "train": (0, 80, 100),
-    "motorcycle": (0, 0, 230),
-    "bicycle": (119, 11, 32),
-}
-"""The 19 classes that Cityscapes is evaluated on, and its colours (Cordts et al., CVPR 2016)."""
 
 
 class Release(NamedTuple):
@@ -52,8 +30,8 @@ def _espnetv2(scale: float) -> Release:
         network="espnetv2",
         scale=scale,
         num_classes=20,
-        class_names=(*CITYSCAPES, "background"),
-        class_colors=(*CITYSCAPES.values(), (0, 0, 0)),
+        class_names=(*CLASSES, "background"),
+        class_colors=(*CLASSES.values(), (0, 0, 0)),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         size=(512, 1024),

@@ -108,6 +108,34 @@ def test_flip_and_probabilities():
     assert 0.4 < np.mean(flips) < 0.6
 
 
+def test_points_move_with_the_pixels():
+    """Bright pixels are where their points are, whatever the crop, the scale and the flip."""
+    rng = np.random.default_rng(0)
+    seen = 0
+    for scale in (1.0, 3.0):
+        for _ in range(20):
+            image = np.zeros((40, 50, 3), np.uint8)
+            points = np.stack([rng.permutation(40)[:6], rng.permutation(50)[:6]], 1)
+            image[*points.T] = 255
+            kinds = np.array([0, 1, 2, 3, 4, -1], np.int32)
+            example = {"image": image, "points": points.astype(np.float32), "kinds": kinds}
+            out = random_crop_flip_scale(
+                example, rng, crop_size=30, scale_mean=scale, scale_std=0.0, scale_range=(1.0, 3.0)
+            )
+            assert out["points"].shape == (6, 2) and out["points"].dtype == np.float32
+            assert out["kinds"].dtype == np.int32 and out["kinds"][5] == -1
+            inside = out["kinds"] >= 0
+            assert np.all(out["points"][out["kinds"] < 0][:-1] >= 0)
+            rows, cols = np.round(out["points"][inside]).astype(int).T
+            assert np.all(out["image"][rows, cols, 0] > 150)
+            seen += inside.sum()
+            # Every bright pixel is near a point, unless its point is the absent one.
+            lit = np.argwhere(out["image"][..., 0] > 250)
+            if scale == 1 and len(lit):
+                assert len(lit) - inside.sum() in (0, 1)
+    assert seen > 40
+
+
 def test_scales_are_those_of_the_recipe():
     """A clipped normal: P(s = .75) = Phi(-1/3) = .369, P(s = 3) = 1 - Phi(8/3) = .004."""
     example = ramp(100, 100)

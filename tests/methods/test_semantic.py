@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from jaxseg import losses
-from jaxseg.methods import semantic
+from jaxseg.methods import semantic, tasks
 from jaxseg.models.layers import BatchNorm
 from jaxseg.models.network import network
 from jaxseg.models.pspnet import WithAuxiliary
@@ -166,7 +166,7 @@ def test_large_images_are_upsampled_by_bands(at_once, monkeypatch):
     params = pointwise().init(jax.random.key(0), image)["params"]
     method = semantic.method(pointwise(), num_classes=CLASSES, size=(8, 6))
     whole = method.predict(params, {}, {"image": image})
-    monkeypatch.setattr(semantic, "_AT_ONCE", at_once)
+    monkeypatch.setattr(tasks, "_AT_ONCE", at_once)
     bands = jax.jit(lambda image: method.predict(params, {}, {"image": image}))(image)
     np.testing.assert_allclose(bands["confidence"], whole["confidence"], atol=1e-5)
     assert np.mean(np.asarray(bands["classes"]) == whole["classes"]) > 0.99

@@ -33,6 +33,12 @@ SEMANTIC = {
         lambda n, **o: models.deeplab.deeplab_mobilenetv2(n, width=0.1, features=4, **o),
         True,
     ),
+    "hrnet": (
+        lambda n, **o: models.hrnet.hrnet(
+            n, width=2, stem=2, modules=(1, 1, 1), blocks=1, full_size=True, **o
+        ),
+        False,
+    ),
     "espnetv2": (lambda n, **o: models.espnet.espnetv2(n, scale=0.5, **o), False),
 }
 
