@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train an experiment, or go on with it",
     "evaluate": "measure a trained run on a split of its data",
     "predict": "apply a trained run to images",
+    "export": "write a trained run as one file that JAX runs by itself",
     "weights": "list, show, pack or convert trained weights",
     "data": "convert the official release of a data set",
 }
