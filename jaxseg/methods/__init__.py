@@ -1,3 +1,7 @@
-"""One module per paper; each fills `types.Method`."""
+"""One module per paper; each fills `types.Method`. `tasks`, `heatmaps`: what `dsrl` learns."""
 
+from jaxseg.methods import dsrl as dsrl
+from jaxseg.methods import heatmaps as heatmaps
+from jaxseg.methods import semantic as semantic
 from jaxseg.methods import ssn as ssn
+from jaxseg.methods import tasks as tasks

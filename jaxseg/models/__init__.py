@@ -7,6 +7,7 @@ A network is made by a function of the module of its family: `models.unet.unet(1
 from jaxseg.models import deeplab as deeplab
 from jaxseg.models import densenet as densenet
 from jaxseg.models import dilated as dilated
+from jaxseg.models import dsrl as dsrl
 from jaxseg.models import espnet as espnet
 from jaxseg.models import fcn as fcn
 from jaxseg.models import hrnet as hrnet

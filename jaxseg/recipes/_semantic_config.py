@@ -41,8 +41,8 @@ class Config:
         superpixel_level: it works at 1 / 2^level of the image's size.
         mean: the network sees (image - mean) / std, of an image in [0, 1].
         std: see `mean`.
-        encoder: file of torchvision's weights that the encoder begins with (.pth or .safetensors);
-            "": random ones.
+        encoder: file of torchvision's weights that the encoder begins with (.pth or .safetensors),
+            for ESPNetv2 of a network of EdgeNets; "": random ones.
         initial: a run's folder, or weights of `jaxseg weights`, that training begins with, of the
             same network or of one that this one adds to (FCN-32s for 16s, the dilated front end for
             the context module); "": random weights.
@@ -58,6 +58,8 @@ class Config:
         steps: in all; a run that goes on to another number stretches its decay.
         optimizer: "adamw", "sgd" (momentum 0.9), or "rmsprop".
         learning_rate: its peak.
+        encoder_rate: factor on the rate of the encoder, such as 0.1 where it begins with given
+            weights and the decoder does not.
         decay: "poly", (1 - t / steps)^0.9; "cosine", to 0; "exponential", to `decay_to`; or
             "constant".
         decay_to: part of the rate that an exponential decay ends with.
@@ -125,6 +127,7 @@ class Config:
     steps: int = 40_000
     optimizer: Literal["adamw", "sgd", "rmsprop"] = "adamw"
     learning_rate: float = 1e-3
+    encoder_rate: float = 1.0
     decay: Literal["poly", "cosine", "exponential", "constant"] = "poly"
     decay_to: float = 0.02
     warmup: int = 0
@@ -164,7 +167,7 @@ _LEAST = {
 
 def check(config: Config) -> None:
     """Raises `InputError` for the first field that cannot be used, whatever the network."""
-    for name, kind in get_type_hints(Config).items():
+    for name, kind in get_type_hints(type(config)).items():
         if (words := get_args(kind)) and not isinstance(kind, type(tuple[int])):
             value = getattr(config, name)
             if value not in words:
@@ -174,7 +177,7 @@ def check(config: Config) -> None:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= least):
             raise InputError(f"{name} is {value}; give {least} or more")
-    for name in ("learning_rate", "decay_to", "scale"):
+    for name in ("learning_rate", "encoder_rate", "decay_to", "scale"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} is {value}; give more than 0")

@@ -12,7 +12,7 @@ from jaxseg.models.fcn import fcn, fcn_alexnet
 from jaxseg.models.pspnet import pspnet
 from jaxseg.models.resunet import resunet
 from jaxseg.models.unet import Superpixels, unet
-from jaxseg.models.weights import CLASSIFIERS, DILATED_VGG16, FCN_VGG16, Naming
+from jaxseg.models.weights import CLASSIFIERS, DILATED_VGG16, ESPNETV2, FCN_VGG16, Naming
 from jaxseg.recipes._semantic_config import Config
 from jaxseg.types import InputError, Network
 
@@ -27,8 +27,12 @@ class Built(NamedTuple):
     """Whether it takes the examples' keys in training."""
 
 
+TRUNKS = ("unet", "pspnet", "deeplab_resnet", "deeplab_xception", "deeplab_mobilenetv2", "espnetv2")
+"""Networks that give their features on request."""
+
+
 class EncoderWeights(NamedTuple):
-    """Where torchvision's weights go in a network's variables."""
+    """Where released weights go in a network's variables."""
 
     naming: Naming
     leave_out: tuple[str, ...]
@@ -37,16 +41,26 @@ class EncoderWeights(NamedTuple):
     """Patterns of the network's variables that the file does not hold."""
 
 
-def build_network(config: Config) -> Built:
+def build_network(config: Config, *, trunk: bool = False, auxiliary: bool = True) -> Built:
     """The network that a config describes.
 
+    Args:
+        config: its numbers.
+        trunk: whether it gives a `models.trunk.Trunk`.
+        auxiliary: whether PSPNet has its auxiliary head.
+
     Raises:
-        ValueError: a number is out of the network's range, or belongs to another network.
+        ValueError: a number is out of the network's range, or belongs to another network; or it
+            has no trunk.
     """
     _check_fields(config)
+    if trunk and config.network not in TRUNKS:
+        raise ValueError(f"{config.network} gives no features; choose {', '.join(TRUNKS)}")
     classes, dtype = config.num_classes, jnp.dtype(config.dtype)
     common: dict[str, Any] = {"dtype": None if dtype == jnp.float32 else dtype}
     normed = common | {"batch_norm": config.batch_norm}
+    if trunk:
+        normed["trunk"] = True
     width: dict[str, Any] = {"width": config.width} if config.width else {}
     hidden: dict[str, Any] = {"hidden": config.hidden} if config.hidden else {}
     match config.network:
@@ -95,7 +109,8 @@ def build_network(config: Config) -> Built:
             return Built(made, 1, dropout=True)
         case "pspnet":
             depth = _resnet_depth(config)
-            return Built(pspnet(classes, depth=depth, **width, **normed), 1, dropout=True)
+            made = pspnet(classes, depth=depth, auxiliary=auxiliary, **width, **normed)
+            return Built(made, 1, dropout=True)
         case "espnetv2":
             return Built(espnetv2(classes, scale=config.scale, **normed), 16, dropout=False)
     options = normed | {"output_stride": config.output_stride, "features": config.features}
@@ -109,12 +124,15 @@ def build_network(config: Config) -> Built:
 
 
 def encoder_weights(config: Config) -> EncoderWeights:
-    """Where weights of torchvision's encoder go.
+    """Where weights of a released encoder go.
 
     Raises:
-        InputError: the network has no encoder of torchvision's.
+        InputError: there is none for the network.
     """
     match config.network:
+        case "espnetv2":
+            decoder = r"^(bu_dec|bu_br|merge_enc_dec)_l\d\."
+            return EncoderWeights(ESPNETV2, (decoder,), (r"/decoder/",))
         case "deeplab_resnet" | "deeplab_mobilenetv2":
             last = r"^features\.18\."  # MobileNetV2's, which DeepLabv3+ leaves out.
             into = ((r"^", "encoder."),)
@@ -124,8 +142,8 @@ def encoder_weights(config: Config) -> EncoderWeights:
         case "dilated":
             return EncoderWeights(DILATED_VGG16, (r"^classifier\.6\.",), (r"/final/", r"/context/"))
     raise InputError(
-        f"encoder: torchvision has no weights for {config.network}; "
-        "choose deeplab_resnet, deeplab_mobilenetv2, fcn or dilated"
+        f"encoder: there are no released weights for {config.network}; "
+        "choose deeplab_resnet, deeplab_mobilenetv2, fcn, dilated or espnetv2"
     )
 
 
@@ -138,6 +156,7 @@ _OWN_FIELDS = {
         *("pspnet", "deeplab_resnet"),
     ),
     "hidden": ("fcn", "fcn_alexnet", "dilated"),
+    "encoder_rate": ("fcn", "fcn_alexnet", "pspnet", "espnetv2", *_DEEPLAB),
     "fcn_stride": ("fcn",),
     "at_once": ("fcn",),
     "padding": ("fcn", "dilated"),

@@ -18,11 +18,12 @@ from jaxseg.recipes._semantic_initial import initial_variables
 from jaxseg.recipes._semantic_network import build_network
 from jaxseg.train import Evaluation, Experiment, Phase, Schedule
 from jaxseg.train.optimizers import cosine, exponential, polynomial
-from jaxseg.types import Batch, InputError, Method, Prediction
+from jaxseg.train.phases import DataSource
+from jaxseg.types import Batch, InputError, Method, Prediction, PyTree
 
 CACHE_BYTES = 1 << 30
 
-_LOSSES: Mapping[str, Callable] = {
+LOSSES: Mapping[str, Callable] = {
     "cross_entropy": losses.cross_entropy,
     "focal": losses.focal,
     "ohem_cross_entropy": losses.ohem_cross_entropy,
@@ -42,8 +43,34 @@ def build(config: Config) -> Experiment:
     Raises:
         InputError: if a number cannot be used.
     """
+
+    def train(weights: Sequence[float] | None, batches: DataSource) -> Sequence[Phase]:
+        method = make_method(config, class_weights=weights)
+        return [Phase("", method, make_optimizer(config), 1, batches)]
+
+    return assemble(config, functools.partial(make_method, config), train, initial_variables)
+
+
+def assemble(
+    config: Config,
+    make_method: Callable[..., Method],
+    make_phases: Callable[[Sequence[float] | None, DataSource], Sequence[Phase]],
+    fill: Callable[[Config, PyTree, PyTree], tuple[PyTree, PyTree]],
+) -> Experiment:
+    """The experiment of a config whose method is another one; see `build`.
+
+    Args:
+        config: its numbers.
+        make_method: the method to predict with; takes the options of `make_method` but
+            `class_weights`.
+        make_phases: weights of the classes and batches -> what to train.
+        fill: puts `config.encoder` or `config.initial` into random variables.
+
+    Raises:
+        InputError: if a number cannot be used.
+    """
     check(config)
-    _try_network(config)
+    _try_network(config, make_method)
     name = f"{config.size[0]}x{config.size[1]}" if any(config.size) else "full"
 
     def phases(folder: Path) -> Sequence[Phase]:
@@ -51,15 +78,13 @@ def build(config: Config) -> Experiment:
         batches = data.train_batches(
             source, batch_size=config.batch_size, seed=config.seed, transform=_augment(config)
         )
-        weights = _class_weights(config, source, folder)
-        method = make_method(config, class_weights=weights)
-        return [Phase("", method, _optimizer(config), 1, batches)]
+        return make_phases(_class_weights(config, source, folder), batches)
 
     def evaluation(folder: Path, split: str, size: tuple[int, int]) -> Evaluation:
         source, names = _labelled(folder, split, config, size)
         batches = data.eval_batches(source, batch_size=config.batch_size)
         metric = metrics.confusion(config.num_classes, names=names)
-        return Evaluation(make_method(config), metric, batches)
+        return Evaluation(make_method(), metric, batches)
 
     def evaluations(folder: Path, split: str) -> Mapping[str, Evaluation]:
         rows = {name: evaluation(folder, split, config.size)}
@@ -78,15 +103,13 @@ def build(config: Config) -> Experiment:
             evaluate_every=config.evaluate_every,
             best=f"{name}/miou" if config.validation_split else "",
         ),
-        method=functools.partial(make_method, config),
+        method=make_method,
         example={"image": np.zeros((1, *config.crop, 3), np.uint8)},
         phases=phases,
         evaluations=evaluations,
         validation=validation if config.validation_split else None,
         picture=functools.partial(picture, colors=config.class_colors),
-        initial=functools.partial(initial_variables, config)
-        if config.encoder or config.initial
-        else None,
+        initial=functools.partial(fill, config) if config.encoder or config.initial else None,
         class_names=config.class_names,
         class_colors=config.class_colors,
         tiles=not any(config.size),
@@ -116,7 +139,7 @@ def make_method(
         network,
         num_classes=config.num_classes,
         stride=stride,
-        loss=_LOSSES[config.loss],
+        loss=LOSSES[config.loss],
         class_weights=class_weights,
         mean=config.mean,
         std=config.std,
@@ -128,13 +151,35 @@ def make_method(
     )
 
 
-def _try_network(config: Config) -> None:
+def _try_network(config: Config, make_method: Callable[..., Method]) -> None:
     try:
-        method = make_method(config)
+        method = make_method()
         example = {"image": np.zeros((1, *config.crop, 3), np.uint8)}
         jax.eval_shape(lambda: method.init(jax.random.key(0), example))
     except ValueError as error:
         raise InputError(f"the network cannot be built: {error}") from error
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optimizer of a config, with its schedule."""
+    return with_rate(_optimizer(config), "encoder", config.encoder_rate)
+
+
+def with_rate(
+    optimizer: optax.GradientTransformation, part: str, factor: float
+) -> optax.GradientTransformation:
+    """The optimizer with another rate for the parameters below `part`, a key at any depth."""
+    if factor == 1:
+        return optimizer
+
+    def inside(params: Any) -> Any:
+        def below(path: Any, _: Any) -> bool:
+            return part in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+        return jax.tree_util.tree_map_with_path(below, params)
+
+    # After the optimizer: Adam would undo a factor on the gradient.
+    return optax.chain(optimizer, optax.masked(optax.scale(factor), inside))
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:

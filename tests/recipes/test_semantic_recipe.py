@@ -217,7 +217,7 @@ class TestInitialWeights:
     def test_of_a_network_that_torchvision_lacks(self, tmp_path):
         save_file({"a": np.zeros(1, np.float32)}, tmp_path / "a.safetensors")
         config = dataclasses.replace(SMALL, encoder=str(tmp_path / "a.safetensors"))
-        with pytest.raises(InputError, match="torchvision has no weights for unet"):
+        with pytest.raises(InputError, match="no released weights for unet"):
             build(config).initial({}, {})
 
     def test_of_packed_weights(self, tmp_path):
@@ -390,3 +390,24 @@ def test_a_run_of_before_a_field_existed(tmp_path):
     del config["dtype"]
     assert variant_of(config, variants) == "unet"
     assert variant_of(config | {"width": 3}, variants) == "other"
+
+
+def test_the_encoder_may_learn_slowly():
+    """SGD without decay moves each part by its own multiple of the gradient."""
+    changes = {"network": "pspnet", "width": 2, "depth": 0, "optimizer": "sgd", "weight_decay": 0.0}
+    moved = {}
+    for rate in (1.0, 0.1):
+        config = dataclasses.replace(SMALL, **changes, encoder_rate=rate)
+        experiment = build(config)
+        params, _ = jax.eval_shape(experiment.method().init, jax.random.key(0), experiment.example)
+        grads = jax.tree.map(lambda p: np.ones(p.shape, p.dtype), params)
+        optimizer = semantic.make_optimizer(config)
+        moved[rate], _ = optimizer.update(grads, optimizer.init(grads), grads)
+    ratio = jax.tree.map(lambda a, b: float(np.mean(b / a)), moved[1.0], moved[0.1])
+    encoder = ratio.pop("encoder")
+    np.testing.assert_allclose(jax.tree.leaves(encoder), 0.1, rtol=1e-4)
+    np.testing.assert_allclose(jax.tree.leaves(ratio), 1, rtol=1e-4)
+    with pytest.raises(InputError, match=r"encoder_rate=0\.5 is of"):
+        build(dataclasses.replace(SMALL, encoder_rate=0.5))
+    with pytest.raises(InputError, match=r"encoder_rate is 0\.0"):
+        build(dataclasses.replace(SMALL, encoder_rate=0.0))
