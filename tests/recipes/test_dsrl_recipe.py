@@ -116,7 +116,9 @@ def test_the_heads_may_learn_fast(folder):
         )
         (phase,) = build(config).phases(folder)
         updates, _ = phase.optimizer.update(grads, phase.optimizer.init(grads), grads)
-        moved.append({name: float(jax.tree.leaves(updates[name])[0].flat[0]) for name in updates})
+        moved.append(
+            {name: float(np.ravel(jax.tree.leaves(updates[name])[0])[0]) for name in updates}
+        )
     assert moved[1]["heads"] == pytest.approx(10 * moved[0]["heads"])
     assert moved[1]["trunk"] == pytest.approx(moved[0]["trunk"])
 
