@@ -72,8 +72,9 @@ class Config:
     width: int = 12
     sigma: float = 3.0
     foreground: float = 20.0
-    image_weight: float = 0.1
-    affinity_weight: float = 1.0
+    # A fiftieth of the paper's: that part of a cross-entropy is the loss of heatmaps.
+    image_weight: float = 0.002
+    affinity_weight: float = 0.02
     max_points: int = 60
     threshold: float = 0.3
     crop: tuple[int, int] = (256, 256)
