@@ -183,7 +183,7 @@ def test_poses_of_coco(tmp_path):
         "kinds": batch["kinds"],
         "scores": np.ones(batch["kinds"].shape, np.float32),
     }
-    assert row.metric.compute(row.metric.measure(right, batch))["ap"] == 1
+    assert row.metric.compute(row.metric.measure(right, batch))["ap"] == pytest.approx(1)
 
 
 def test_numbers_of_the_poses_are_checked():

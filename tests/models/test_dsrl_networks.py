@@ -193,8 +193,7 @@ def test_widths_of_the_tail():
 
 
 def test_enlarged_is_bilinear():
-    import torch
-
+    torch = pytest.importorskip("torch")
     plain = unet(5, width=2, depth=2)
     variables = jax.jit(plain.init)(jax.random.key(0), image())
     small, _ = plain.apply(variables, image())
