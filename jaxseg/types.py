@@ -20,13 +20,18 @@ Always present:
     `weight`  `[B]` float32, 0 marks padding;
     `size`    `[B, 2]` int32, the true height and width before padding.
 By kind of data:
-    `label`   `[B, H, W]` int32, -1 is ignored (partition or classes);
+    `label`   `[B, H, W]` int32, -1 is ignored (partition or classes); or `[B]`, the class of the
+              whole image;
     `labels`  `[B, A, H, W]` int32, one map per annotator; an absent one is -1 everywhere;
     `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap);
     `points`  `[B, P, 2]` float32, (row, column) in pixels whose centres are integers, with `kinds`
               `[B, P]` int32, which keypoint each is, -1 where there is none.
 Where the loss weighs pixels:
     `pixel_weight` `[B, H, W]` float32, 0 or more.
+Where a method learns from other views of the images (`data.image_views`, `data.pixel_views`):
+    `views`   `[B, R, h, w, C]`, as `image`, R views of each;
+    `affine`  `[B, R, 2, 3]` float32, brings the maps of a view back into the frame of `image`, as
+              `losses.mutual_information_2d` takes it; absent: they are in it, or have no frame.
 """
 
 Prediction = Mapping[str, Any]
@@ -36,7 +41,9 @@ Prediction = Mapping[str, Any]
     `classes`     `[B, H, W]` int32, the class of each pixel, with `confidence` `[B, H, W]`, its
                   probability, and on request `probabilities` `[B, H, W, C]`;
     `instances`   `[B, H, W]` int32, the object of each pixel, 0 for none;
-    `points`      `[B, P, 2]` float32, with `kinds` `[B, P]` and `scores` `[B, P]`, as in a batch.
+    `points`      `[B, P, 2]` float32, with `kinds` `[B, P]` and `scores` `[B, P]`, as in a batch;
+    `clusters`    `[B]` or `[B, H, W]` int32, groups that were found without labels, with those of
+                  each of S sub-heads, `sub_heads` `[B, S, ...]`; see `methods.iic`.
 """
 
 

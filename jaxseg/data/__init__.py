@@ -1,7 +1,8 @@
 """Images and labels from files to batches, in NumPy.
 
 `open_data` makes a source of examples from a folder, `train_batches` and `eval_batches` make
-batches (`jaxseg.types.Batch`) of it, `random_crop_flip_scale` augments on the way.
+batches (`jaxseg.types.Batch`) of it, `random_crop_flip_scale` augments on the way;
+`image_views` and `pixel_views` make several views of an image, for learning without labels.
 """
 
 import importlib.resources
@@ -16,10 +17,15 @@ from jaxseg.data.cityscapes import is_download
 from jaxseg.data.cityscapes_records import prepare_cityscapes
 from jaxseg.data.cityscapes_source import CityscapesSource
 from jaxseg.data.coco_keypoints import CocoKeypointSource
+from jaxseg.data.coco_stuff import CocoStuffSource
+from jaxseg.data.digits import DigitsSource, has_digits
 from jaxseg.data.folders import FolderSource, open_folder
+from jaxseg.data.geometric import RandomCrop
+from jaxseg.data.grouped import GroupedSource
 from jaxseg.data.images import image_size, read_image, read_labels, write_image, write_labels
 from jaxseg.data.info import DatasetInfo, read_info
 from jaxseg.data.layout import splits
+from jaxseg.data.photometric import ColorJitter, Grey
 from jaxseg.data.pipeline import (
     BatchIterator,
     EvalBatches,
@@ -28,8 +34,24 @@ from jaxseg.data.pipeline import (
     stack_examples,
     train_batches,
 )
+from jaxseg.data.potsdam import PotsdamSource
 from jaxseg.data.records import records_name
 from jaxseg.data.sources import Annotations, Example, Extent, MemorySource, Source
+from jaxseg.data.tfds_images import NAMES as _TFDS_IMAGES
+from jaxseg.data.tfds_images import TfdsImagesSource
+from jaxseg.data.tiled import TiledSource
+from jaxseg.data.views import (
+    Compose,
+    View,
+    ViewsSource,
+    centre,
+    digit_first,
+    digit_second,
+    image_views,
+    photo_first,
+    photo_second,
+    pixel_views,
+)
 from jaxseg.data.weighted import WeightedLabel, WeightedSource
 from jaxseg.data.worm_tips import WormTipsSource
 from jaxseg.types import InputError
@@ -41,22 +63,41 @@ __all__ = [
     "CamvidSource",
     "CityscapesSource",
     "CocoKeypointSource",
+    "CocoStuffSource",
+    "ColorJitter",
+    "Compose",
     "DatasetInfo",
+    "DigitsSource",
     "EvalBatches",
     "Example",
     "Extent",
     "FolderSource",
+    "Grey",
+    "GroupedSource",
     "MemorySource",
+    "PotsdamSource",
+    "RandomCrop",
     "Source",
+    "TfdsImagesSource",
+    "TiledSource",
     "TrainBatches",
     "Transform",
+    "View",
+    "ViewsSource",
     "WeightedLabel",
     "WeightedSource",
     "WormTipsSource",
+    "centre",
+    "digit_first",
+    "digit_second",
     "eval_batches",
     "image_size",
+    "image_views",
     "open_data",
     "open_folder",
+    "photo_first",
+    "photo_second",
+    "pixel_views",
     "prepare",
     "prepare_bsds500",
     "prepare_camvid",
@@ -85,24 +126,35 @@ def samples_path() -> pathlib.Path:
 
 def open_data(
     path: str | os.PathLike[str], split: str | None = None, **options: Any
-) -> FolderSource | Bsds500Source | CamvidSource | CityscapesSource:
-    """Opens a folder of images, the download of Cityscapes, or what `prepare` wrote.
+) -> (
+    FolderSource | Bsds500Source | CamvidSource | CityscapesSource | DigitsSource | TfdsImagesSource
+):
+    """Opens a folder of images, the download of Cityscapes, what `prepare` wrote, or digits.
 
     Args:
-      path: see `open_folder`, `Bsds500Source`, `CamvidSource` and `CityscapesSource`.
+      path: see `open_folder`, `Bsds500Source`, `CamvidSource`, `CityscapesSource`, `DigitsSource`
+        (the folder of `mnist.npz`) and `TfdsImagesSource` (the folder of a prepared version).
       split: "train", "train+val", or None for all.
-      **options: those of `open_folder`.
+      **options: those of `open_folder`; `label` of `TfdsImagesSource`.
 
     Returns:
       A source of examples.
 
     Raises:
-      InputError: see `open_folder`, `Bsds500Source`, `CamvidSource` and `CityscapesSource`.
+      InputError: see `open_folder` and those sources.
     """
+    if has_digits(path):
+        # In memory, without annotators and instances: the others would change nothing.
+        return DigitsSource(path, split, channels=options.get("channels") or "raw")
     if pathlib.Path(path, "features.json").is_file() or is_download(path):
         # RGB images, and no instances: these options would change nothing.
         used = {k: v for k, v in options.items() if k not in ("as_partition", "channels")}
         name = "cityscapes" if is_download(path) else records_name(path)
+        if name in _TFDS_IMAGES:
+            used = {k: v for k, v in used.items() if k != "annotations"}
+            return TfdsImagesSource(
+                path, name, split, channels=options.get("channels") or "raw", **used
+            )
         if name == "cityscapes":
             return CityscapesSource(path, split, **used)
         source = CamvidSource if name == "camvid" else Bsds500Source

@@ -11,7 +11,8 @@ from jaxtyping import Int32, Integer
 
 from jaxseg.types import InputError
 
-Kind = Literal["partition", "classes", "instances", "unlabelled"]
+FolderKind = Literal["partition", "classes", "instances", "unlabelled"]
+Kind = FolderKind | Literal["image_classes"]
 Layout = Literal["folders", "lists", "flat"]
 
 _REMARKS = ("description", "source", "terms", "citation")
@@ -24,7 +25,8 @@ class DatasetInfo(NamedTuple):
     """For people."""
     kind: Kind
     """"partition": a label says which pixels belong together; "classes": what they are;
-    "instances": which object they are; "unlabelled": images alone."""
+    "instances": which object they are; "unlabelled": images alone. Of sources that are no folders
+    also "image_classes": `label` is the class of the whole image."""
     layout: Layout | None = None
     """"folders": `images/SPLIT/`; "lists": `images/` with `SPLIT.txt`; "flat": no splits."""
     channels: str = "rgb"
@@ -46,7 +48,7 @@ class DatasetInfo(NamedTuple):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are; 0 unless `kind` is "classes"."""
+        """How many classes there are; 0 unless `kind` is "classes" or "image_classes"."""
         return len(self.classes)
 
 
@@ -84,7 +86,7 @@ def _checked(path: pathlib.Path, found: dict[str, Any]) -> DatasetInfo:
     if unknown := sorted(set(found) - {*known, *_REMARKS}):
         raise InputError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(known)}")
     values = {key: found[key] for key in known if key in found}
-    for key, allowed in (("kind", get_args(Kind)), ("layout", (*get_args(Layout), None))):
+    for key, allowed in (("kind", get_args(FolderKind)), ("layout", (*get_args(Layout), None))):
         if values.get(key) not in allowed:
             listed = ", ".join(str(value) for value in allowed if value)
             raise InputError(f"{path}: {key} is {values.get(key)!r}; expected {listed}")

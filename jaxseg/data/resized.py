@@ -1,16 +1,18 @@
 """A source at another size: for training and measuring on small images."""
 
+import math
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from jaxseg.data.cache import DecodeCache, narrow
+from jaxseg.data.info import DatasetInfo
 from jaxseg.data.sources import Example, Extent, Source
 from jaxseg.types import Batch, Metric, Prediction
 
 
 class ResizedSource:
-    """The examples of a source, every image brought to one size.
+    """The examples of a source at another size.
 
     Images are resized bilinearly, averaged over the pixels that fall into one where they shrink;
     `label` by the pixel that holds the new pixel's centre. See `sources.Source`.
@@ -19,7 +21,7 @@ class ResizedSource:
     def __init__(
         self,
         source: Source,
-        size: tuple[int, int],
+        size: tuple[int, int] | float,
         *,
         keep_labels: bool = False,
         cache_bytes: int = 0,
@@ -28,19 +30,24 @@ class ResizedSource:
 
         Args:
           source: whose examples are resized.
-          size: height and width.
+          size: height and width, or a factor on those of each image.
           keep_labels: whether `label` stays as large as it is, with `size` its height and width: to
             be measured against, see `at_label_size`. Labels of one batch must be of one size.
           cache_bytes: resized images and labels are kept in memory up to this number of bytes.
 
         Raises:
-          ValueError: a side is below 1.
+          ValueError: a side is below 1, or the factor not above 0.
         """
-        if min(size) < 1:
-            raise ValueError(f"size is {size}; expected 1 or more")
+        if (min(size) < 1) if isinstance(size, tuple) else not 0 < size < math.inf:
+            raise ValueError(f"size is {size}; expected sides of 1 or more, or a factor above 0")
         self.ids = source.ids
         self._source, self._size, self._keep = source, size, keep_labels
         self._cache = DecodeCache(cache_bytes)
+
+    @property
+    def info(self) -> DatasetInfo:
+        """What the source says of its classes."""
+        return self._source.info  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self._source)
@@ -55,19 +62,31 @@ class ResizedSource:
             return found[0]
 
         i = index.__index__()
-        image = self._cache.get(("image", i), lambda: _resize(example()["image"], self._size))
+        image = self._cache.get(("image", i), lambda: self._resized(example()["image"]))
         # Counted from 1, so that an ignored pixel fits the narrow type.
         kept = self._cache.get(("label", i), lambda: narrow(self._label(example()) + 1))
         label = kept.astype(np.int32) - 1
         result = {"image": image, "label": label, "id": self.ids[i]}
         return {**result, "size": np.array(label.shape, np.int32)} if self._keep else result
 
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        return _resize(image, self._new_size(image.shape[0], image.shape[1]))
+
     def _label(self, example: Example) -> np.ndarray:
-        return example["label"] if self._keep else _pick(example["label"], self._size)
+        label = example["label"]
+        return label if self._keep else _pick(label, self._new_size(*label.shape))
+
+    def _new_size(self, height: int, width: int) -> tuple[int, int]:
+        if isinstance(self._size, tuple):
+            return self._size
+        return max(round(height * self._size), 1), max(round(width * self._size), 1)
 
     def extent(self, index: SupportsIndex) -> Extent:
-        """The size that all have."""
-        return Extent(*self._size, 0)
+        """The new size; that of the file is read where a factor needs it."""
+        if isinstance(self._size, tuple):
+            return Extent(*self._size, 0)
+        found = self._source.extent(index)
+        return Extent(*self._new_size(found.height, found.width), 0)
 
 
 def at_label_size(metric: Metric) -> Metric:

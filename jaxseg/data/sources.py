@@ -14,8 +14,9 @@ Example = Mapping[str, Any]
     `image`  `[H, W, C]` uint8;
     `id`     str;
 and by kind of data `label` `[H, W]` int32, `labels` `[A, H, W]` int32 (one map per annotator), or
-`masks` `[N, H, W]` bool. Labels of -1 are ignored. `pixel_weight` `[H, W]` float32 may say how much
-each pixel counts in a loss. The arrays may be read-only.
+`masks` `[N, H, W]` bool; or `label` int32 `[]`, the class of the whole image. Labels of -1 are
+ignored. `pixel_weight` `[H, W]` float32 may say how much each pixel counts in a loss. The arrays
+may be read-only.
 """
 
 Annotations = Literal["each", "all", "first"]
@@ -80,10 +81,15 @@ class MemorySource:
 
 
 def check_sizes(example: Example) -> None:
-    """Raises `InputError` if labels, masks or weights have another size than the image."""
+    """Raises `InputError` if labels, masks or weights have another size than the image.
+
+    One `label` of the whole image has none.
+    """
     height, width = example["image"].shape[:2]
     for key in ("label", "labels", "masks", "pixel_weight"):
-        if key in example and (found := example[key].shape[-2:]) != (height, width):
+        if key not in example or (key == "label" and np.ndim(example[key]) == 0):
+            continue
+        if (found := example[key].shape[-2:]) != (height, width):
             what = "weight map" if key == "pixel_weight" else "label"
             raise InputError(
                 f"{example['id']}: the {what} is {found[0]}x{found[1]}, the image {height}x{width} "

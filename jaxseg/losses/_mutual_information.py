@@ -15,11 +15,11 @@ with r = D / (p pᵀ), as Σ D = 0, I = Σ p_i p_j ((1 + r) log(1 + r) - r): no 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxseg.ops import collective
 from jaxseg.ops._joint import Method, collapsed_joint, displaced_joints
+from jaxseg.ops.augment import warp_affine
 from jaxseg.ops.color import at_least_float32
 
 _FEW = 1e-5
@@ -92,9 +92,8 @@ def mutual_information_2d(
         y: those of another view.
         mask: pixels that count, in the frame of x; both pixels of a pair must.
         affine: brings y back into the frame of x: pixel u takes y at A·u, interpolated, 0 outside.
-            As PyTorch's `affine_grid(align_corners=True)`: coordinates (column, row, 1), from -1
-            at the centre of the first pixel to 1 at that of the last. A pixel near the border
-            counts as far as its sample lies inside. Without it y must be in x's frame already; a
+            See `ops.augment.warp_affine`. A pixel near the border counts as far as its sample lies
+            inside. Without it y must be in x's frame already; a
             flip is undone with less work by `jnp.flip`.
         displacement: T, below height and width; the paper has 10, for Potsdam-6 5.
         lamb: λ, may be traced; the published results have 1 and 1.5.
@@ -123,7 +122,8 @@ def mutual_information_2d(
     inside_x = ones if mask is None else mask.astype(x.dtype)
     inside_y = inside_x
     if affine is not None:
-        warped = _warp(jnp.concatenate([y, ones[..., None]], axis=-1), affine.astype(x.dtype))
+        whole = jnp.concatenate([y, ones[..., None]], axis=-1)
+        warped = jax.vmap(warp_affine)(whole, affine.astype(x.dtype))
         y, inside_y = warped[..., :-1], inside_x * warped[..., -1]
     count_y = inside_x
     scale = ones[:, :1, :1] if weight is None else weight.astype(x.dtype)[:, None, None]
@@ -217,30 +217,3 @@ def _ratio(d: Array, m: Array) -> tuple[Array, Array]:
     """Gives r and log(1 + r); classes that never meet have r = -1 and a logarithm still."""
     r = jnp.where(m > 0, d / jnp.where(m > 0, m, jnp.ones_like(m)), jnp.zeros_like(d))
     return jnp.maximum(r, -1), jnp.log1p(jnp.maximum(r, jnp.finfo(d.dtype).eps - 1))
-
-
-def _warp(maps: Float[Array, "b h w c"], affine: Float[Array, "b 2 3"]) -> Float[Array, "b h w c"]:
-    """Bilinear samples at the places that `affine` gives to the pixels; 0 outside."""
-    batch, height, width, channels = maps.shape
-    dtype = maps.dtype
-    # In pixels from the middle, where a flip is exact.
-    half_row, half_col = (height - 1) / 2, (width - 1) / 2
-    rows = jnp.arange(height, dtype=dtype)[None, :, None] - half_row
-    cols = jnp.arange(width, dtype=dtype)[None, None, :] - half_col
-    a = affine[:, :, :, None, None]
-    ratio = half_col / half_row if height > 1 and width > 1 else 1.0
-    col = a[:, 0, 0] * cols + a[:, 0, 1] * ratio * rows + (a[:, 0, 2] + 1) * half_col
-    row = a[:, 1, 0] / ratio * cols + a[:, 1, 1] * rows + (a[:, 1, 2] + 1) * half_row
-    top, left = jnp.floor(row), jnp.floor(col)
-    flat = maps.reshape(batch, height * width, channels)
-    out = jnp.zeros_like(maps)
-    for i, j in np.ndindex(2, 2):
-        y, x = top + i, left + j
-        share = (1 - jnp.abs(row - y)) * (1 - jnp.abs(col - x))
-        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        share = jnp.where(inside, share, jnp.zeros_like(share))
-        place = jnp.clip(y, 0, height - 1) * width + jnp.clip(x, 0, width - 1)
-        place = place.astype(jnp.int32).reshape(batch, -1, 1)
-        corner = jnp.take_along_axis(flat, place, axis=1, mode="clip").reshape(maps.shape)
-        out = out + share[..., None] * corner
-    return out

@@ -2,6 +2,7 @@
 
 from jaxseg.methods import dsrl as dsrl
 from jaxseg.methods import heatmaps as heatmaps
+from jaxseg.methods import iic as iic
 from jaxseg.methods import semantic as semantic
 from jaxseg.methods import ssn as ssn
 from jaxseg.methods import tasks as tasks

@@ -1,6 +1,7 @@
 """Measures of predictions as `jaxseg.types.Metric`: sums that add, means taken last."""
 
 from jaxseg.metrics._boundary_f import boundary_f
+from jaxseg.metrics._cluster_heads import cluster_heads
 from jaxseg.metrics._clustering import clustering, match
 from jaxseg.metrics._confusion import confusion
 from jaxseg.metrics._flow import reconstruction_error
@@ -9,10 +10,13 @@ from jaxseg.metrics._keypoints_oks import keypoint_oks
 from jaxseg.metrics._keypoints_pck import keypoint_pck
 from jaxseg.metrics._superpixel import superpixel
 from jaxseg.metrics._trimap import trimap
+from jaxseg.metrics._view_information import complaints, view_information
 
 __all__ = [
     "boundary_f",
+    "cluster_heads",
     "clustering",
+    "complaints",
     "confusion",
     "dsb_average_precision",
     "keypoint_oks",
@@ -21,4 +25,5 @@ __all__ = [
     "reconstruction_error",
     "superpixel",
     "trimap",
+    "view_information",
 ]

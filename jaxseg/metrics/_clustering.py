@@ -70,9 +70,7 @@ def clustering(
         raise ValueError(f"{len(names)} names for {num_classes} classes")
     called = list(names) or [str(i) for i in range(num_classes)]
     fixed = (
-        None
-        if mapping is None
-        else _checked_mapping(np.asarray(mapping), num_clusters, num_classes)
+        None if mapping is None else checked_mapping(np.asarray(mapping), num_clusters, num_classes)
     )
 
     def measure(prediction: Prediction, batch: Batch) -> dict[str, Any]:
@@ -98,15 +96,15 @@ def clustering(
         table = np.asarray(sums["table"])
         taken = match(table, matching) if fixed is None else fixed
         total, sizes = int(table.sum()), table.sum(axis=1)
-        right, iou = _agreement(table, taken)
+        right, iou = agreement(table, taken)
         known = iou[~np.isnan(iou)]
         return {
             "accuracy": right / total if total else math.nan,
             "miou": float(known.mean()) if known.size else math.nan,
             **{f"iou_{name}": float(value) for name, value in zip(called, iou, strict=True)},
-            "nmi": _normalised_information(table) if total else math.nan,
+            "nmi": normalised_information(table) if total else math.nan,
             "ari": _adjusted_rand(table) if total else math.nan,
-            "cluster_entropy": _entropy(sizes) if total else math.nan,
+            "cluster_entropy": entropy(sizes) if total else math.nan,
             "empty_clusters": float(np.sum(sizes == 0)),
             "counted": float(total),
         }
@@ -145,7 +143,7 @@ def match(table: Table, matching: Matching) -> Int[np.ndarray, " clusters"]:
     return taken
 
 
-def _agreement(table: Table, taken: np.ndarray) -> tuple[int, np.ndarray]:
+def agreement(table: Table, taken: np.ndarray) -> tuple[int, np.ndarray]:
     """How many are right, and the IoU of each class, NaN where there is nothing."""
     matrix = np.zeros((table.shape[1], table.shape[1]), np.int64)
     known = taken >= 0
@@ -156,22 +154,26 @@ def _agreement(table: Table, taken: np.ndarray) -> tuple[int, np.ndarray]:
     return int(right.sum()), iou
 
 
-def _entropy(counts: np.ndarray) -> float:
-    """In nats."""
+def entropy(counts: np.ndarray) -> float:
+    """Of parts proportional to these, in nats."""
     part = counts[counts > 0] / counts.sum()
     return float(np.sum(part * -np.log(part)))
 
 
-def _normalised_information(table: Table) -> float:
-    sizes, labelled = table.sum(axis=1), table.sum(axis=0)
-    mean = (_entropy(sizes) + _entropy(labelled)) / 2
-    if mean == 0:
-        return 1.0
-    clusters, classes = np.nonzero(table)
-    joint = table[clusters, classes] / table.sum()
-    apart = (sizes / table.sum())[clusters] * (labelled / table.sum())[classes]
-    information = float(np.sum(joint * np.log(joint / apart)))
-    return min(max(information / mean, 0.0), 1.0)
+def information(table: np.ndarray) -> float:
+    """Mutual information of rows and columns that meet in proportion to these, in nats."""
+    joint = table / table.sum()
+    rows, cols = np.nonzero(joint)
+    met = joint[rows, cols]
+    # One after the other: the product of two marginals may be too small for a number.
+    ratio = met / joint.sum(axis=1)[rows] / joint.sum(axis=0)[cols]
+    return max(float(np.sum(met * np.log(ratio))), 0.0)
+
+
+def normalised_information(table: np.ndarray) -> float:
+    """Over the mean of the entropies of rows and columns; 1 where both are 0."""
+    mean = (entropy(table.sum(axis=1)) + entropy(table.sum(axis=0))) / 2
+    return min(information(table) / mean, 1.0) if mean else 1.0
 
 
 def _adjusted_rand(table: Table) -> float:
@@ -191,7 +193,8 @@ def _check_matching(matching: str) -> None:
         raise ValueError(f"matching={matching!r}: expected one of {get_args(Matching)}")
 
 
-def _checked_mapping(taken: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+def checked_mapping(taken: np.ndarray, num_clusters: int, num_classes: int) -> np.ndarray:
+    """As int64 `[clusters]`, each -1 or a class; raises ValueError if it is not."""
     if taken.shape != (num_clusters,) or not np.issubdtype(taken.dtype, np.integer):
         raise ValueError(
             f"mapping of shape {taken.shape}, {taken.dtype}: expected {num_clusters} whole numbers"

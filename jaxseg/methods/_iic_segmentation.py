@@ -1,0 +1,171 @@
+"""IIC of pixels."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxseg import losses
+from jaxseg.methods._iic_views import (
+    Inputs,
+    flat,
+    head_of,
+    initial,
+    inside,
+    logits_of,
+    shares,
+    told,
+)
+from jaxseg.models.iic import upsample_probabilities
+from jaxseg.ops.augment import warp_affine
+from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
+
+
+def segmentation(
+    network: Network,
+    *,
+    head: str = "main",
+    predicts: str = "main",
+    lamb: float = 1.0,
+    displacement: int = 10,
+    collapsed: bool = False,
+    inputs: Inputs = "image+sobel",
+    masked: bool = False,
+    faithful: bool = False,
+    details: bool = False,
+    probabilities: bool = False,
+) -> Method:
+    """Classes of pixels, by one head of `models.iic.net10a`.
+
+    The loss needs `image` `[B, H, W, C]`, `views` `[B, R, H, W, C]` and `affine` `[B, R, 2, 3]`,
+    which brings the maps of a view back into the image's frame, as `losses.mutual_information_2d`
+    takes it; without `affine` the views are in that frame. Padding beyond `size` does not count.
+    Value and metrics are those of `clustering`, of pixels; entropy and clusters are of the pixels
+    as they are, so that for λ other than 1 `information` is exact but for the image's border.
+
+    The prediction is {"classes": `[B, H, W]` int32, of the sub-head of largest running information,
+    "confidence": `[B, H, W]`, its probability} for images of any size.
+
+    Args:
+        network: gives {name: logits `[B, H / 2, W / 2, S, K]`}.
+        head: that is trained.
+        predicts: the head that predicts, whichever is trained.
+        lamb: weight of the entropy.
+        displacement: T, of the pairs of pixels; at most the sides less 1.
+        collapsed: whether all displacements have one joint.
+        inputs: what the network is given, see `network_inputs`.
+        masked: whether pixels of `label` -1 do not count, as in the paper on COCO-Stuff: the
+            classes are not seen, but which pixels have one is.
+        faithful: as the network's.
+        details: whether the prediction also holds "clusters", which are the classes, "sub_heads"
+            `[B, S, H, W]` and, where the batch has `views`, "joint" `[B, S, K, K]`, the sum over
+            pixels of the products of the probabilities in the image and in its views, warped back,
+            "counts" `[B, S, K]`, pixels of each cluster, and "certainty" `[B, S]`, the sum of the
+            largest probabilities.
+        probabilities: whether it also holds "probabilities" `[B, H, W, K]`.
+
+    Raises:
+        ValueError: an option is out of range; when traced: the network has no such head.
+    """
+    if displacement < 0:
+        raise ValueError(f"displacement={displacement}: expected 0 or more")
+    if not 0 <= lamb < math.inf:
+        raise ValueError(f"lamb={lamb}: expected 0 or more")
+
+    def maps(
+        variables: Any, images: Array, name: str, **options: Any
+    ) -> tuple[Float[Array, "b h w s k"], PyTree]:
+        logits, stats = logits_of(network, variables, images, inputs, **options)
+        chances = jax.nn.softmax(head_of(logits, name), axis=-1)
+        return upsample_probabilities(
+            chances, (images.shape[1], images.shape[2]), faithful=faithful
+        ), stats
+
+    def counted(batch: Batch) -> Array:
+        pixels = inside(batch)
+        return pixels & (batch["label"] >= 0) if masked else pixels
+
+    def loss(
+        params: PyTree,
+        model_state: PyTree,
+        batch: Batch,
+        key: Array,
+        /,
+        *,
+        axis_name: str | None = None,
+    ) -> tuple[Array, LossOutput]:
+        weight = batch["weight"]
+        repeats = batch["views"].shape[1]
+        options: dict[str, Any] = {"train": True, "axis_name": axis_name}
+        stats = model_state["batch_stats"]
+        mask = weight > 0
+        x, stats = maps(
+            {"params": params, "batch_stats": stats}, batch["image"], head, mask=mask, **options
+        )
+        mask = jnp.repeat(mask, repeats)
+        y, stats = maps(
+            {"params": params, "batch_stats": stats},
+            flat(batch["views"]),
+            head,
+            mask=mask,
+            **options,
+        )
+        pixels = jnp.repeat(counted(batch), repeats, axis=0)
+        x, weights = jnp.repeat(x, repeats, axis=0), jnp.repeat(weight, repeats)
+        x, y = jnp.moveaxis(x, -2, 0), jnp.moveaxis(y, -2, 0)
+        affine = flat(batch["affine"]) if "affine" in batch else None
+
+        def of_sub_head(pair: tuple[Array, Array]) -> Array:
+            return losses.mutual_information_2d(
+                *pair,
+                mask=pixels,
+                affine=affine,
+                displacement=displacement,
+                lamb=lamb,
+                collapsed=collapsed,
+                weight=weights,
+                axis_name=axis_name,
+            )
+
+        with jax.named_scope("mutual_information"):
+            values = jnp.stack([of_sub_head((x[s], y[s])) for s in range(x.shape[0])])
+        each = (pixels * weights[:, None, None])[None]
+        marginal, sizes = shares(x, x, each, axis_name)
+        new_state, metrics = told(model_state, head, stats, values, lamb, marginal, sizes)
+        return jnp.mean(values), LossOutput(new_state, None, metrics)
+
+    def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
+        variables = {"params": params, "batch_stats": model_state["batch_stats"]}
+        chances, _ = maps(variables, batch["image"], predicts)
+        best = jnp.argmax(model_state["information"][predicts])
+        chosen = jnp.take(chances, best, axis=3)
+        classes = jnp.argmax(chosen, axis=-1).astype(jnp.int32)
+        prediction = {"classes": classes, "confidence": jnp.max(chosen, axis=-1)}
+        if probabilities:
+            prediction["probabilities"] = chosen
+        if not details:
+            return prediction
+        each = jnp.argmax(chances, axis=-1).astype(jnp.int32)
+        prediction |= {"clusters": classes, "sub_heads": jnp.moveaxis(each, 3, 1)}
+        if "views" not in batch:
+            return prediction
+        views = batch["views"]
+        seen, _ = maps(variables, flat(views), predicts)
+        if "affine" in batch:
+            channels = seen.reshape(*seen.shape[:3], -1)
+            affine = flat(batch["affine"])
+            seen = jax.vmap(warp_affine)(channels, affine).reshape(seen.shape)
+        mask = counted(batch)[..., None, None]
+        y = jnp.mean(seen.reshape(*views.shape[:2], *seen.shape[1:]), axis=1)
+        joint = jnp.einsum("bhwsi,bhwsj->bsij", chances * mask, y, precision="highest")
+        hard = jax.nn.one_hot(each, chances.shape[-1]) * mask
+        certainty = jnp.sum(jnp.max(chances, axis=-1) * mask[..., 0], axis=(1, 2))
+        return prediction | {
+            "joint": joint,
+            "counts": jnp.sum(hard, axis=(1, 2)),
+            "certainty": certainty,
+        }
+
+    return Method(initial(network, inputs, None), loss, predict)
