@@ -46,12 +46,12 @@ _SMALL = dataclasses.replace(
 _CONTINUED = dataclasses.replace(
     _SMALL,
     crop=(192, 256),
-    steps=200,
+    steps=800,
     learning_rate=2e-3,
     heads_rate=10.0,
     warmup=20,
     ema_decay=0.95,
-    evaluate_every=40,
+    evaluate_every=160,
 )
 # The "poly" rate of 0.01, SGD, weight decay of 5e-4, random flips and scales, as far as the paper's
 # schedule is known.

@@ -28,7 +28,7 @@ from jaxseg.models.settings import (
     normalised_network,
 )
 from jaxseg.models.trunk import Trunk
-from jaxseg.models.upsampling import ConvTranspose2x2, SubPixelConv
+from jaxseg.models.upsampling import ConvTranspose2x2, SubPixelConv, equal_pixels
 from jaxseg.types import Network, PyTree
 
 Subsample = Literal["average", "nearest"]
@@ -65,7 +65,11 @@ class Stages(NamedTuple):
 
 
 class _Tail(nn.Module):
-    """Transposed convolutions, batch norm and ReLU, up to twice the size of the input."""
+    """Transposed convolutions, batch norm and ReLU, up to twice the size of the input.
+
+    The kernels begin equal: apart, each pixel of a block of four would have to learn by itself, and
+    outlines are ragged for as long.
+    """
 
     widths: tuple[int, ...] | None
     size: tuple[int, int]
@@ -83,7 +87,7 @@ class _Tail(nn.Module):
             up = ConvTranspose2x2(
                 width,
                 use_bias=False,
-                kernel_init=nn.initializers.he_normal(),
+                kernel_init=equal_pixels(nn.initializers.he_normal()),
                 dtype=layers.settings.dtype,
                 name=f"rise{i}",
             )

@@ -7,6 +7,8 @@ terms; where it does not, as for 3×3 at stride 2, their number alternates, whic
 checkerboard (Odena, Dumoulin, Olah, Distill 2016; experiments/results/upsampling_checkerboard.png).
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,18 @@ class ConvTranspose2x2(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y += bias.astype(y.dtype).reshape(1, 1, 1, -1)
         return y
+
+
+def equal_pixels(kernel_init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """For `ConvTranspose2x2`: the kernels of the four pixels begin equal.
+
+    The output begins as a 1×1 convolution whose pixels are repeated, as that of `SubPixelConv`.
+    """
+
+    def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+        return jnp.broadcast_to(kernel_init(key, (1, 1, *shape[2:]), dtype), tuple(shape))
+
+    return init
 
 
 def _native(x: Array, kernel: Array) -> Array:
@@ -87,7 +101,7 @@ class SubPixelConv(nn.Module):
         """Upsamples by `factor`."""
         pixels = self.factor**2
 
-        def repeated(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        def repeated(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
             one = self.kernel_init(key, (*shape[:-1], shape[-1] // pixels), dtype)
             return jnp.repeat(one, pixels, axis=-1)
 

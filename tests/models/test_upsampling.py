@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from jaxseg.models.pooling import max_pool_with_places, max_unpool
-from jaxseg.models.upsampling import ConvTranspose2x2, SubPixelConv, upsample_bilinear_2x
+from jaxseg.models.upsampling import (
+    ConvTranspose2x2,
+    SubPixelConv,
+    equal_pixels,
+    upsample_bilinear_2x,
+)
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 4)), jnp.float32)
 
@@ -71,6 +76,20 @@ def test_sub_pixel_convolution_begins_with_equal_pixels():
     rest = np.asarray(moved).copy()
     rest[:, 1::3, 2::3, 1] = 0
     np.testing.assert_allclose(rest, 0, atol=1e-6)
+
+
+def test_equal_pixels_begin_as_a_convolution_of_one_pixel():
+    up = ConvTranspose2x2(5, kernel_init=equal_pixels(nn.initializers.he_normal()))
+    x = jnp.asarray(np.random.default_rng(0).random((2, 3, 4, 6), np.float32))
+    variables = up.init(jax.random.key(0), x)
+    kernel = np.asarray(variables["params"]["kernel"])
+    assert kernel.shape == (2, 2, 6, 5)
+    expected = np.repeat(np.repeat(x @ kernel[0, 0], 2, axis=1), 2, axis=2)
+    np.testing.assert_allclose(up.apply(variables, x), expected, atol=1e-5)
+    # As wide as that of the one pixel, whose every output has six terms.
+    many = equal_pixels(nn.initializers.he_normal())(jax.random.key(1), (2, 2, 400, 50))
+    assert float(jnp.std(many)) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
+
 
 
 def test_max_unpooling_is_torchs():
