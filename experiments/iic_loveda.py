@@ -46,19 +46,19 @@ _PAPER = Config(
 )
 _SMALL = dataclasses.replace(
     _PAPER,
-    width=16,
+    width=8,
     over_clusters=12,
     displacement=5,
     size=(100, 100),
     crop=(100, 100),
     batch_size=15,
-    steps=400,
+    steps=200,
     main_steps=1,
     over_steps=1,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     decay="cosine",
     warmup=30,
-    evaluate_every=200,
+    evaluate_every=100,
 )
 
 VARIANTS = {"small": _SMALL, "paper": _PAPER}
