@@ -6,7 +6,8 @@
 Sky; what stands (buildings, trees, poles, signs, fences); what is on the ground (road, pavement,
 vehicles, people): as coarse as the paper's COCO-Stuff-3. No label is read in training. "small" is
 for two CPU cores: images at a quarter of their size, where what a cell sees is a third of the
-image's height (at half size clusters were of texture), and an eighth of the network's width. "paper" has the numbers of
+image's height (at half size clusters were of texture), and an eighth of the network's width.
+"paper" has the numbers of
 the released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over-clusters, and
 labels say later what each cluster is, see `iic_over_clustering.py`.
 """
@@ -53,49 +54,6 @@ _SMALL = dataclasses.replace(
     over_steps=1,
     steps=400,
     learning_rate=2e-3,
-    decay="cosine",
-    warmup=30,
-    watched=64,
-    evaluate_every=200,
-)
-
-VARIANTS", "Config", "build"]
-
-GROUPS = (
-    "sky: Sky",
-    "standing: Building, Tree, Pole, SignSymbol, Fence",
-    "ground: Road, Pavement, Car, Pedestrian, Bicyclist",
-)
-
-_PAPER = Config(
-    num_clusters=3,
-    over_clusters=15,
-    groups=GROUPS,
-    class_colors=((70, 130, 180), (190, 153, 60), (128, 64, 128)),
-    lamb=1.5,
-    size=(180, 240),
-    crop=(128, 128),
-    batch_size=120,
-    main_steps=100,
-    over_steps=100,
-    steps=20_000,
-    learning_rate=1e-4,
-    decay="constant",
-    warmup=0,
-    watched=200,
-    train_split="train+val+test",
-    evaluate_every=1000,
-)
-_SMALL = dataclasses.replace(
-    _PAPER,
-    width=16,
-    displacement=5,
-    crop=(96, 96),
-    batch_size=16,
-    main_steps=1,
-    over_steps=1,
-    steps=600,
-    learning_rate=1e-3,
     decay="cosine",
     warmup=30,
     watched=64,

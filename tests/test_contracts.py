@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_cases_augment import CASES as AUGMENT
+from contract_cases_detection import CASES as DETECTION
 from contract_cases_filters import CASES as FILTERS
 from contract_cases_heatmap import CASES as HEATMAP
 from contract_cases_mutual_information import CASES as MUTUAL_INFORMATION
@@ -24,6 +26,8 @@ from contract_cases_mutual_information import COUPLED
 from contract_cases_segmentation import CASES as SEGMENTATION
 from contract_cases_segmentation import HOST as SEGMENTATION_HOST
 from contract_cases_super_resolution import CASES as SUPER_RESOLUTION
+from contract_cases_warp import CASES as WARP
+from contract_cases_warp import HOST as WARP_HOST
 from jaxtyping import AbstractArray
 
 import jaxseg.losses
@@ -151,7 +155,11 @@ CASES |= {name: [Case(*c) for c in cases] for name, cases in SUPER_RESOLUTION.it
 CASES |= {name: [Case(*c) for c in cases] for name, cases in HEATMAP.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in MUTUAL_INFORMATION.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in FILTERS.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in AUGMENT.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in DETECTION.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in WARP.items()}
 HOST |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION_HOST.items()}
+HOST |= {name: [Case(*c) for c in cases] for name, cases in WARP_HOST.items()}
 PLAIN = {"ops.slic.grid_shape"}  # of Python numbers
 COLLECTIVE = {f"ops.collective.{name}" for name in ("axis_size", "vary", "psum", "total")}
 
@@ -210,6 +218,13 @@ def missing(function, cases):
                 yield f"{name} with another value than {parameter.default!r}"
 
 
+def seeded(function):
+    """Of a function that takes a key first: the same of a seed, which a case can hold."""
+    if next(iter(inspect.signature(function).parameters)) != "key":
+        return function
+    return lambda seed, *data, **options: function(jax.random.key(seed), *data, **options)
+
+
 def test_every_function_has_cases():
     registered = [*CASES, *HOST, *PLAIN, *COLLECTIVE]
     assert len(registered) == len(set(registered))
@@ -241,7 +256,8 @@ PARAMETERS = [pytest.param(n, c, id=f"{n}-{i}") for n in CASES for i, c in enume
 
 @pytest.mark.parametrize(("name", "case"), PARAMETERS)
 def test_op(name, case):
-    check_op(FUNCTIONS[name], *case.arguments, options=case.options, gradient=case.gradient)
+    function = seeded(FUNCTIONS[name])
+    check_op(function, *case.arguments, options=case.options, gradient=case.gradient)
 
 
 APART = [p for p in PARAMETERS if "losses" in p.values[0] and p.values[0] not in COUPLED]

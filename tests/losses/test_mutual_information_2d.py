@@ -15,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 from scipy import ndimage
 
 from jaxseg import losses
-from jaxseg.losses import _mutual_information
 from jaxseg.ops import collective
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -191,27 +190,6 @@ def test_limits():
         np.testing.assert_allclose(loss(same, same, mask=row, method=method), -entropy, rtol=1e-4)
     for mask in (None, row):
         assert np.isfinite(gradient(same, same, mask=mask, displacement=T)).all()
-
-
-def test_warp_equals_scipy():
-    """Any affine map, with PyTorch's coordinates: (column, row) from -1 to 1."""
-    rng = np.random.default_rng(0)
-    maps = rng.normal(size=(2, H, W, C)).astype(np.float32)
-    affine = rng.normal(size=(2, 2, 3)).astype(np.float32)
-    got = _mutual_information._warp(jnp.asarray(maps), jnp.asarray(affine))
-    rows, cols = np.meshgrid(np.linspace(-1, 1, H), np.linspace(-1, 1, W), indexing="ij")
-    base = np.stack([cols, rows, np.ones_like(rows)])
-    for k in range(2):
-        col, row = np.einsum("ij,jhw->ihw", affine[k], base)
-        places = (row + 1) / 2 * (H - 1), (col + 1) / 2 * (W - 1)
-        for c in range(C):
-            expected = ndimage.map_coordinates(
-                maps[k, ..., c].astype(float), places, order=1, mode="grid-constant"
-            )
-            np.testing.assert_allclose(got[k, ..., c], expected, atol=1e-5)
-    np.testing.assert_array_equal(
-        _mutual_information._warp(jnp.asarray(maps), jnp.asarray(FLIP[:2])), maps[:, :, ::-1]
-    )
 
 
 def test_half_precision_is_widened():
