@@ -62,7 +62,7 @@ class Predictor:
             "size": np.array([image.shape[:2]], np.int32),
         }
         finished = self.finish(self.predict(batch, **options), batch, **options)
-        return {name: np.asarray(value)[0] for name, value in finished.items()}
+        return {name: np.asarray(np.asarray(value)[0]) for name, value in finished.items()}
 
     def classes(
         self,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +18,7 @@ from jaxseg.commands.options import (
     parse,
     progress,
 )
+from jaxseg.data.files import write_text
 from jaxseg.types import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ _TILE = (1024, 1024)
 class Predict:
     """Applies a trained run to images: label maps as 16-bit PNG, and pictures of them.
 
-    Classes come with a legend and with a picture of the confidence, violet 0 to yellow 1.
+    Classes come with a legend and with a picture of the confidence, violet 0 to yellow 1. Of the
+    cluster of a whole image `ID_cluster.json` tells the number, from 0, and the probabilities that
+    each sub-head gives.
     """
 
     run: Run
@@ -76,6 +80,9 @@ def run(argv: Sequence[str]) -> int:
                 targets = results.claim(path, f"_{kind}.png", f"_{kind}_overlay.png")
                 data.write_labels(targets[0], labels)
                 data.write_image(targets[1], _overlay(predictor, image, kind, labels))
+        if "clusters" in prediction and prediction["clusters"].ndim == 0:
+            (target,) = results.claim(path, "_cluster.json")
+            write_text(target, _cluster(prediction))
         if "confidence" in prediction:
             from jaxseg import viz
 
@@ -110,6 +117,13 @@ def _predict(predictor: "Predictor", image: "np.ndarray", options: Predict) -> d
         progress=functools.partial(progress, unit="pass" if tile is None else "tile"),
     )
     return found._asdict()
+
+
+def _cluster(prediction: "dict[str, Any]") -> str:
+    """The cluster of a whole image, and the chances that each sub-head gives."""
+    chances = prediction["probabilities"].tolist()
+    found = {"cluster": int(prediction["clusters"]), "probabilities": chances}
+    return json.dumps(found) + "\n"
 
 
 def _overlay(

@@ -113,12 +113,14 @@ def make_method(config: Config, *, head: str = "main", lamb: float = 1.0) -> Met
         head: that is trained.
         lamb: weight of the entropy.
     """
+    # An image to be predicted may come in colour.
+    grey = config.channels == 1 and config.inputs == "image"
     return iic.clustering(
         make_network(config),
         head=head,
         predicts=config.predicts,
         lamb=lamb,
-        inputs=config.inputs,
+        inputs="grey" if grey else config.inputs,
         size=(config.size, config.size),
         centre=config.side / config.image_side,
     )

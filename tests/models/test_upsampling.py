@@ -91,7 +91,6 @@ def test_equal_pixels_begin_as_a_convolution_of_one_pixel():
     assert float(jnp.std(many)) == pytest.approx((2 / 400) ** 0.5, rel=0.05)
 
 
-
 def test_max_unpooling_is_torchs():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(3).normal(size=(2, 4, 6, 3)).astype(np.float32)
