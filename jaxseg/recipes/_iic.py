@@ -172,11 +172,14 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 
 def labelled(config: Config, classes: tuple[str, ...]) -> Metric:
     """Clusters against labels: one to one of "main", many to one of "over"."""
-    return metrics.cluster_heads(
-        heads(config)[config.predicts],
-        len(classes),
-        matching="hungarian" if config.predicts == "main" else "many_to_one",
-        names=classes,
+    return _of_several(
+        metrics.cluster_heads(
+            heads(config)[config.predicts],
+            len(classes),
+            matching="hungarian" if config.predicts == "main" else "many_to_one",
+            names=classes,
+        ),
+        config,
     )
 
 
@@ -191,6 +194,16 @@ def unlabelled(config: Config) -> Metric:
         for sentence in metrics.complaints(figures, num_clusters=clusters):
             print(f"warning: {sentence}", file=sys.stderr)
         return figures
+
+    return _of_several(metric._replace(compute=compute), config)
+
+
+def _of_several(metric: Metric, config: Config) -> Metric:
+    """Without what one sub-head has not: deviation, and agreement with others."""
+    absent = () if config.sub_heads > 1 else ("accuracy_std", "agreement")
+
+    def compute(sums: Any) -> dict[str, float]:
+        return {k: v for k, v in metric.compute(sums).items() if k not in absent}
 
     return metric._replace(compute=compute)
 
