@@ -16,7 +16,7 @@ from jaxseg.ops.boundary import boundary_map, nearest_boundary
 from jaxseg.ops.color import at_least_float32
 
 matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-_BLOCK = 128
+_BLOCK = 64
 """Terms that are summed in a row: sums of more lose digits in float32."""
 
 

@@ -100,7 +100,7 @@ def test_coinciding_nodes_have_finite_gradients(antialias):
     @jax.jit
     @jax.grad
     def slope(coords):
-        return jnp.sum(warp.sample(jnp.asarray(IMAGE), coords, antialias=antialias))
+        return jnp.sum(warp.sample(jnp.asarray(IMAGE[:4, :3]), coords, antialias=antialias))
 
     for coords in (jnp.full((3, 3, 2), 0.3), jnp.zeros((3, 3, 2))):
         assert np.isfinite(slope(coords)).all()
