@@ -6,6 +6,7 @@
 The data is the public download, see `data.CocoStuffSource`; images are chosen by the paper's rule.
 The numbers are those of the released commands, for a GPU; the published accuracies are 72.3 and
 27.7 per cent. Which pixels count in the loss is taken from the labels, as there (`masked`).
+Measured are whole images, where the paper measures a crop of 128×128 about the middle.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from jaxseg import data
 from jaxseg.recipes import iic_pixels
 from jaxseg.recipes.iic_pixels import Config
 from jaxseg.train import Experiment
+from jaxseg.types import InputError
 
 __all__ = ["VARIANTS", "Config", "build"]
 
@@ -55,12 +57,14 @@ VARIANTS = {
 
 
 def build(config: Config) -> Experiment:
-    """The experiment of a config.
+    """The experiment of a config, whose `num_clusters` are the classes of the data.
 
     Raises:
         InputError: if a number cannot be used.
     """
-    return iic_pixels.build(config, functools.partial(_open, 3 if config.num_clusters < 15 else 15))
+    if config.num_clusters not in (3, 15):
+        raise InputError(f"num_clusters is {config.num_clusters}; give 3 or 15")
+    return iic_pixels.build(config, functools.partial(_open, config.num_clusters))
 
 
 def _open(classes: int, folder: Path, split: str) -> Any:

@@ -7,7 +7,7 @@ MNIST is a folder with `mnist.npz`, or what TFDS has prepared. No label is read 
 choose a step or a sub-head. "labelled/accuracy" is that of the sub-head of largest information,
 under the best matching of clusters and digits over all 70,000 images, the paper's protocol.
 
-"small" is for two CPU cores: a network of a twentieth of the size, and an entropy weight that
+"small" is for two CPU cores: a network of a thirtieth of the size, and an entropy weight that
 rises after the clusters have formed, since clusters of equal size are known to be right here.
 "paper" has the network, transforms, heads and rates of the released
 command, and its budget is for a GPU. There, by an error, both phases train the head of ten

@@ -16,6 +16,7 @@ from jaxseg import data
 from jaxseg.recipes import iic_pixels
 from jaxseg.recipes.iic_pixels import Config
 from jaxseg.train import Experiment
+from jaxseg.types import InputError
 
 __all__ = ["VARIANTS", "Config", "build"]
 
@@ -47,18 +48,23 @@ VARIANTS = {
         lamb=1.0,
         batch_size=60,
         displacement=5,
+        main_steps=143,
+        over_steps=143,
+        evaluate_every=286,
         learning_rate=1e-6,
     ),
 }
 
 
 def build(config: Config) -> Experiment:
-    """The experiment of a config.
+    """The experiment of a config, whose `num_clusters` are the classes of the data.
 
     Raises:
         InputError: if a number cannot be used.
     """
-    return iic_pixels.build(config, functools.partial(_open, 3 if config.num_clusters < 6 else 6))
+    if config.num_clusters not in (3, 6):
+        raise InputError(f"num_clusters is {config.num_clusters}; give 3 or 6")
+    return iic_pixels.build(config, functools.partial(_open, config.num_clusters))
 
 
 def _open(classes: int, folder: Path, split: str) -> Any:

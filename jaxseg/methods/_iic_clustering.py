@@ -50,9 +50,10 @@ def clustering(
         predicts: the head that predicts, whichever is trained.
         lamb: weight of the entropy, see `losses.mutual_information`.
         inputs: what the network is given, see `network_inputs`.
-        size: height and width that the network is trained at; images of another size are resized
-            to it to be predicted. None: they are left.
-        centre: part of each side that is kept before that, about the middle.
+        size: height and width that the network is trained at; images are resized to it to be
+            predicted. None: they are left.
+        centre: part of each side that is kept before that, about the middle. Both concern whole
+            images: a batch with `views` holds views alone, which are taken as they are.
 
     Raises:
         ValueError: an option is out of range; when traced: the network has no such head.
@@ -108,12 +109,16 @@ def clustering(
     def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
         variables = {"params": params, "batch_stats": model_state["batch_stats"]}
 
-        def of(images: Array) -> Array:
-            images = _at_size(jax.vmap(to_float)(images), size, centre)
-            logits, _ = logits_of(network, variables, images, inputs)
+        mask = batch["weight"] > 0 if "weight" in batch else None
+
+        def of(images: Array, mask: Array | None) -> Array:
+            logits, _ = logits_of(network, variables, images, inputs, mask=mask)
             return jax.nn.softmax(head_of(logits, predicts), axis=-1)
 
-        chances = of(batch["image"])
+        image = batch["image"]
+        if "views" not in batch:
+            image = _at_size(jax.vmap(to_float)(image), size, centre)
+        chances = of(image, mask)
         each = jnp.argmax(chances, axis=-1).astype(jnp.int32)
         best = jnp.argmax(model_state["information"][predicts])
         prediction = {
@@ -123,7 +128,7 @@ def clustering(
         }
         if "views" in batch:
             views = batch["views"]
-            seen = of(flat(views))
+            seen = of(flat(views), None if mask is None else jnp.repeat(mask, views.shape[1]))
             prediction["view_probabilities"] = seen.reshape(*views.shape[:2], *seen.shape[1:])
         return prediction
 
@@ -133,7 +138,7 @@ def clustering(
 def _at_size(
     images: Float[Array, "b h w c"], size: tuple[int, int] | None, centre: float
 ) -> Float[Array, "b oh ow c"]:
-    if size is None or images.shape[1:3] == size:
+    if size is None:
         return images
     kept = [max(round(n * centre), 1) for n in images.shape[1:3]]
     first = [(n - k) // 2 for n, k in zip(images.shape[1:3], kept, strict=True)]

@@ -83,7 +83,8 @@ def fine_tuning(
 
     def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
         variables = {"params": params, "batch_stats": model_state["batch_stats"]}
-        chances, _ = mean_chances(variables, batch["image"])
+        mask = batch["weight"] > 0 if "weight" in batch else None
+        chances, _ = mean_chances(variables, batch["image"], mask=mask)
         found = jnp.argmax(chances, axis=-1).astype(jnp.int32)
         if chances.shape[1:3] == (1, 1):
             return {"clusters": found[:, 0, 0], "probabilities": chances[:, 0]}

@@ -18,8 +18,10 @@ from jaxseg.methods._iic_views import (
     shares,
     told,
 )
+from jaxseg.methods.tasks import resized, working_size
 from jaxseg.models.iic import upsample_probabilities
 from jaxseg.ops.augment import warp_affine
+from jaxseg.ops.color import to_float
 from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
 
 
@@ -36,14 +38,16 @@ def segmentation(
     faithful: bool = False,
     details: bool = False,
     probabilities: bool = False,
+    size: tuple[int, int] | None = None,
+    scale: float = 1.0,
 ) -> Method:
     """Classes of pixels, by one head of `models.iic.net10a`.
 
     The loss needs `image` `[B, H, W, C]`, `views` `[B, R, H, W, C]` and `affine` `[B, R, 2, 3]`,
     which brings the maps of a view back into the image's frame, as `losses.mutual_information_2d`
     takes it; without `affine` the views are in that frame. Padding beyond `size` does not count.
-    Value and metrics are those of `clustering`, of pixels; entropy and clusters are of the pixels
-    as they are, so that for λ other than 1 `information` is exact but for the image's border.
+    Value and metrics are those of `clustering`, of pixels; entropy and clusters are those of the
+    image, without its views, so that for λ other than 1 `information` is approximate.
 
     The prediction is {"classes": `[B, H, W]` int32, of the sub-head of largest running information,
     "confidence": `[B, H, W]`, its probability} for images of any size.
@@ -65,6 +69,10 @@ def segmentation(
             "counts" `[B, S, K]`, pixels of each cluster, and "certainty" `[B, S]`, the sum of the
             largest probabilities.
         probabilities: whether it also holds "probabilities" `[B, H, W, K]`.
+        size: height and width whose area the network works at when it predicts: an image is
+            resized to it, its proportions kept, and the probabilities back; None: the image's own.
+            Not with `details`.
+        scale: factor on that height and width. Not with `details`.
 
     Raises:
         ValueError: an option is out of range; when traced: the network has no such head.
@@ -73,6 +81,13 @@ def segmentation(
         raise ValueError(f"displacement={displacement}: expected 0 or more")
     if not 0 <= lamb < math.inf:
         raise ValueError(f"lamb={lamb}: expected 0 or more")
+
+    if details and (size is not None or scale != 1):
+        raise ValueError(f"size={size}, scale={scale}: expected None and 1 with details")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size={size}: expected 1 or more each")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale={scale}: expected a positive finite number")
 
     def maps(
         variables: Any, images: Array, name: str, **options: Any
@@ -138,7 +153,15 @@ def segmentation(
 
     def predict(params: PyTree, model_state: PyTree, batch: Batch, /) -> Prediction:
         variables = {"params": params, "batch_stats": model_state["batch_stats"]}
-        chances, _ = maps(variables, batch["image"], predicts)
+        mask = batch["weight"] > 0 if "weight" in batch else None
+        image = jax.vmap(to_float)(batch["image"])
+        whole = (image.shape[1], image.shape[2])
+        work = working_size(whole, whole if size is None else size, scale)
+        chances, _ = maps(variables, resized(image, work), predicts, mask=mask)
+        if work != whole:
+            heads = chances.shape[3:]
+            flat_chances = chances.reshape(*chances.shape[:3], -1)
+            chances = resized(flat_chances, whole).reshape(-1, *whole, *heads)
         best = jnp.argmax(model_state["information"][predicts])
         chosen = jnp.take(chances, best, axis=3)
         classes = jnp.argmax(chosen, axis=-1).astype(jnp.int32)
@@ -152,16 +175,17 @@ def segmentation(
         if "views" not in batch:
             return prediction
         views = batch["views"]
-        seen, _ = maps(variables, flat(views), predicts)
+        repeated = None if mask is None else jnp.repeat(mask, views.shape[1])
+        seen, _ = maps(variables, flat(views), predicts, mask=repeated)
         if "affine" in batch:
             channels = seen.reshape(*seen.shape[:3], -1)
             affine = flat(batch["affine"])
             seen = jax.vmap(warp_affine)(channels, affine).reshape(seen.shape)
-        mask = counted(batch)[..., None, None]
+        pixels = counted(batch)[..., None, None]
         y = jnp.mean(seen.reshape(*views.shape[:2], *seen.shape[1:]), axis=1)
-        joint = jnp.einsum("bhwsi,bhwsj->bsij", chances * mask, y, precision="highest")
-        hard = jax.nn.one_hot(each, chances.shape[-1]) * mask
-        certainty = jnp.sum(jnp.max(chances, axis=-1) * mask[..., 0], axis=(1, 2))
+        joint = jnp.einsum("bhwsi,bhwsj->bsij", chances * pixels, y, precision="highest")
+        hard = jax.nn.one_hot(each, chances.shape[-1]) * pixels
+        certainty = jnp.sum(jnp.max(chances, axis=-1) * pixels[..., 0], axis=(1, 2))
         return prediction | {
             "joint": joint,
             "counts": jnp.sum(hard, axis=(1, 2)),

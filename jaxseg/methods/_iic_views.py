@@ -111,7 +111,8 @@ def told(
     values = jax.lax.stop_gradient(values)
     tiny = jnp.finfo(marginal.dtype).tiny
     entropy = -jnp.sum(marginal * jnp.log(jnp.maximum(marginal, tiny)), axis=-1)
-    information = -values - 2 * (lamb - 1) * entropy
+    # Where both are equal but for rounding, the difference may be just below 0.
+    information = jnp.maximum(-values - 2 * (lamb - 1) * entropy, 0)
     running = model_state["information"]
     mean = _RUNNING * running[head] + (1 - _RUNNING) * information
     best = jnp.argmax(mean)

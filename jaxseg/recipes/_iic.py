@@ -36,7 +36,8 @@ class Config:
             classes that have gone into one.
         over_lamb: in that of "over".
         inputs: what the network is given: "image", "grey", "sobel" or "image+sobel".
-        batch_norm: what evaluation normalises with: "running" statistics, or those of the "batch".
+        batch_norm: what evaluation normalises with: "running" statistics, or those of the "batch",
+            with which an image by itself is not what it is among others.
         class_names: of the labels, for figures; none: those of the data.
         repeats: views beside the first of each image.
         batch_size: images in a step, before they are repeated.
@@ -46,9 +47,9 @@ class Config:
         decay_from: part of the steps after which a cosine falls.
         warmup: steps over which the rate rises from 0.
         ema_decay: of the moving average of the weights, which then predicts; 0: none.
-        select: which step is kept as the best: the "last"; that of most "information", which is
-            early stopping without labels; or that of most accuracy by "labels", as the published
-            figures.
+        select: which step is kept as the best: the "last"; by "information", that of the lowest
+            loss on images and views that are always the same, which is early stopping without
+            labels; or that of most accuracy by "labels", as the published figures.
         watched: images that figures without labels are taken from during training.
         seed: of everything random.
         train_split: what is trained on. IIC trains and is measured on all images, since it sees no
@@ -103,9 +104,18 @@ def check(config: Config) -> None:
         raise InputError(f"decay_from is {config.decay_from}; give 0 or more, below 1")
     if not 0 <= config.ema_decay < 1:
         raise InputError(f"ema_decay is {config.ema_decay}; give 0 or more, below 1")
-    if config.lamb_from and (config.over_clusters or not 0 < config.lamb_from < config.steps):
+    if config.lamb_from and config.over_clusters:
         raise InputError(
-            f"lamb_from is {config.lamb_from}; give 0, or less than steps and over_clusters of 0"
+            f"lamb_from is {config.lamb_from} and over_clusters {config.over_clusters}; give 0 for "
+            "one of them"
+        )
+    if not 0 <= config.lamb_from < config.steps:
+        raise InputError(
+            f"lamb_from is {config.lamb_from}; give less than steps, {config.steps}, or 0"
+        )
+    if config.select != "last" and not config.evaluate_every:
+        raise InputError(
+            f'select is "{config.select}", but evaluate_every is 0; give the steps between them'
         )
     if config.predicts == "over" and not config.over_clusters:
         raise InputError('predicts is "over", but over_clusters is 0; give how many there are')

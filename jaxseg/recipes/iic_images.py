@@ -101,7 +101,6 @@ def build(config: Config) -> Experiment:
         phases=phases,
         evaluations=evaluations,
         validation=validation,
-        class_names=config.class_names,
     )
 
 
@@ -186,5 +185,11 @@ def _source(config: Config, folder: Path, split: str) -> Any:
     if source.info.kind != "image_classes":
         raise InputError(
             f"{folder}: holds {source.info.kind}; give data with one class an image, such as MNIST"
+        )
+    height, width, _ = source.extent(0)
+    if (height, width) != (config.image_side, config.image_side):
+        raise InputError(
+            f"{folder}: images of {height}x{width}; set image_side, which is {config.image_side}, "
+            "to the side of square ones"
         )
     return source

@@ -33,6 +33,7 @@ class Config(_iic.Config):
         width: channels of net10a's first convolution.
         channels: of the images: 3 (RGB) or 4 (and infrared).
         faithful: whether the network pads as the released code.
+        class_colors: of the clusters in pictures, one each; none: distinct ones.
         displacement: T, of the pairs of pixels.
         collapsed: whether all displacements have one joint.
         masked: whether pixels without a label are left out of the loss, as published for COCO.
@@ -90,6 +91,8 @@ def build(config: Config, open_source: OpenSource | None = None) -> Experiment:
     """
     _check(config)
     method = functools.partial(make_method, config)
+    enough = len(config.class_colors) == _iic.heads(config)[config.predicts]
+    colors = config.class_colors if enough else ()
     opened = functools.partial(_source, config, open_source or _open)
 
     def phases(folder: Path) -> tuple[Phase, ...]:
@@ -131,9 +134,9 @@ def build(config: Config, open_source: OpenSource | None = None) -> Experiment:
         phases=phases,
         evaluations=evaluations,
         validation=validation,
-        picture=functools.partial(picture, colors=config.class_colors),
-        class_names=config.class_names if config.predicts == "main" else (),
-        class_colors=config.class_colors if config.predicts == "main" else (),
+        picture=functools.partial(picture, colors=colors),
+        # No names: which cluster is which group only labels tell.
+        class_colors=colors,
     )
 
 
@@ -144,6 +147,8 @@ def make_method(
     lamb: float = 1.0,
     details: bool = False,
     probabilities: bool = False,
+    size: tuple[int, int] | None = None,
+    scale: float = 1.0,
 ) -> Method:
     """The method of a config; see `methods.iic.segmentation`.
 
@@ -151,8 +156,11 @@ def make_method(
         config: as a whole.
         head: that is trained.
         lamb: weight of the entropy.
-        details: whether the prediction holds what the figures need.
+        details: whether the prediction holds what the figures need, of images that are at the
+            config's size already.
         probabilities: whether it holds those of every cluster.
+        size: that prediction works at, (0, 0) for that of the image; None: the config's.
+        scale: factor on that size.
     """
     network = net10a(
         _iic.heads(config),
@@ -161,6 +169,9 @@ def make_method(
         faithful=config.faithful,
         batch_norm=config.batch_norm,
     )
+    at = config.size if size is None else size
+    if size is None and not any(at):
+        scale *= config.scale
     return iic.segmentation(
         network,
         head=head,
@@ -173,6 +184,8 @@ def make_method(
         faithful=config.faithful,
         details=details,
         probabilities=probabilities,
+        size=at if any(at) and not details else None,
+        scale=1.0 if details else scale,
     )
 
 
@@ -245,6 +258,11 @@ def _source(config: Config, open_source: OpenSource, folder: Path, split: str) -
     source = open_source(folder, split)
     if source.info.kind != "classes":
         raise InputError(f"{folder}: holds {source.info.kind}; give data with classes of pixels")
+    bands = source[0]["image"].shape[-1]
+    if bands != config.channels:
+        raise InputError(
+            f"{folder}: images of {bands} channels; set channels, which is {config.channels}"
+        )
     if config.groups:
         source = data.GroupedSource(source, groups_of(config))
     if config.tile:

@@ -265,7 +265,8 @@ def picture(
         maps.append(np.asarray(batch["label"])[0])
     table = np.array(colors, np.uint8) if colors else None
     panels = [viz.colorize(m, colors=table) for m in maps]
-    return np.concatenate([np.asarray(batch["image"][0]), *panels], axis=1)
+    # Of an image with infrared the colours alone.
+    return np.concatenate([np.asarray(batch["image"][0])[..., :3], *panels], axis=1)
 
 
 def _augment(config: Config) -> data.Transform:

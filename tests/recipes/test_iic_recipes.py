@@ -126,7 +126,9 @@ def test_what_selects(digits):
         ("information", "unlabelled/loss", True, ["unlabelled"]),
         ("labels", "labelled/accuracy_by_labels", False, ["unlabelled", "labelled"]),
     ):
-        experiment = iic_images.build(changed(IMAGES, select=select, ema_decay=0.5))
+        experiment = iic_images.build(
+            changed(IMAGES, select=select, ema_decay=0.5, evaluate_every=2)
+        )
         schedule = experiment.schedule
         assert (schedule.best, schedule.lowest, schedule.ema_decay) == (best, lowest, 0.5)
         assert list(experiment.validation(digits)) == rows
@@ -243,11 +245,22 @@ def test_the_head_that_predicts_is_measured():
     labelled = _iic.labelled(config, ("a", "b"))
     batch = {"label": np.array([0, 0, 1, 1]), "weight": np.ones(4)}
     assert labelled.compute(labelled.measure(prediction, batch))["accuracy"] == 1
-    experiment = iic_pixels.build(
-        changed(PIXELS, over_clusters=4, predicts="over", class_names=("a", "b", "c"))
-    )
-    # Clusters have no names.
-    assert experiment.class_names == ()
+    three = {"class_names": ("a", "b", "c"), "class_colors": ((1, 2, 3), (4, 5, 6), (7, 8, 9))}
+    classes = np.arange(4).reshape(1, 2, 2)
+    for more, colors in (({}, 3), ({"over_clusters": 4, "predicts": "over"}, 0)):
+        experiment = iic_pixels.build(changed(PIXELS, **three, **more))
+        # Clusters have no names; colours only where there is one for each.
+        assert experiment.class_names == () and len(experiment.class_colors) == colors
+        image = np.zeros((1, 2, 2, 4), np.uint8)
+        drawn = experiment.picture({"classes": classes % (colors or 4)}, {"image": image})
+        assert drawn.shape == (2, 4, 3)
+
+
+def test_data_of_another_form_is_refused(digits, scenes):
+    with pytest.raises(InputError, match="images of 28x28; set image_side, which is 32"):
+        iic_images.build(changed(IMAGES, image_side=32)).phases(digits)
+    with pytest.raises(InputError, match="images of 3 channels; set channels, which is 4"):
+        iic_pixels.build(changed(PIXELS, channels=4)).phases(scenes)
 
 
 def test_first_examples(scenes):
@@ -275,9 +288,13 @@ def test_first_examples(scenes):
         ({"over_lamb": float("inf")}, "over_lamb is inf"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0"),
         ({"decay_from": 1.0}, r"decay_from is 1\.0"),
-        ({"lamb_from": -1, "over_clusters": 0}, "lamb_from is -1; give 0, or less than steps"),
+        ({"lamb_from": -1, "over_clusters": 0}, "lamb_from is -1; give less than steps"),
+        ({"select": "labels"}, 'select is "labels", but evaluate_every is 0'),
         ({"lamb_from": 9, "steps": 9, "over_clusters": 0}, "lamb_from is 9"),
-        ({"lamb_from": 1, "over_clusters": 4}, "lamb_from is 1; .* over_clusters of 0"),
+        (
+            {"lamb_from": 1, "over_clusters": 4},
+            "lamb_from is 1 and over_clusters 4; give 0",
+        ),
         ({"ema_decay": 1.0}, r"ema_decay is 1\.0"),
         ({"over_clusters": 0, "predicts": "over"}, 'predicts is "over", but over_clusters is 0'),
     ],

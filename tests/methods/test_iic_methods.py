@@ -192,15 +192,19 @@ def test_heads_take_turns_over_one_tree():
 
 
 def test_images_of_another_size_are_cut_and_resized():
-    method = iic.clustering(small(), size=(8, 8), centre=0.5)
+    method, plain = iic.clustering(small(), size=(8, 8), centre=0.5), iic.clustering(small())
     batch = digits()
     variables = variables_of(method, batch)
     large = np.random.default_rng(3).random((16, 16, 16, 1), np.float32)
     large[:, 4:12, 4:12] = batch["image"]  # the middle has the right size already
-    told = [
-        predict(method, variables, {"image": x})["probabilities"] for x in (batch["image"], large)
-    ]
-    assert np.allclose(*told, atol=1e-6)
+    expected = predict(plain, variables, {"image": batch["image"]})["probabilities"]
+    told = predict(method, variables, {"image": large})["probabilities"]
+    assert np.allclose(told, expected, atol=1e-6)
+    # An image of the right size is cut all the same, views are not.
+    same = {"image": batch["image"]}
+    assert not np.allclose(predict(method, variables, same)["probabilities"], expected, atol=1e-3)
+    views = {**same, "views": batch["views"]}
+    assert np.allclose(predict(method, variables, views)["probabilities"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["image", "grey", "sobel", "image+sobel"])
@@ -277,6 +281,29 @@ def test_details_of_pixels():
     assert np.allclose(told["joint"].sum((2, 3)), 100, rtol=1e-4)
     assert np.allclose(told["certainty"][:, 0], told["confidence"].sum((1, 2)), rtol=1e-5)
     assert np.allclose(told["probabilities"].max(-1), told["confidence"])
+
+
+def test_pixels_are_predicted_at_the_size_of_training():
+    batch = scenes(size=1, side=20)
+    small_one = jax.image.resize(batch["image"], (1, 10, 10, 3), "linear")
+    plain = iic.segmentation(pixels(), displacement=1, probabilities=True)
+    variables = variables_of(plain, batch)
+    low = predict(plain, variables, {"image": np.asarray(small_one)})["probabilities"]
+    expected = jax.image.resize(low, (1, 20, 20, 3), "linear")
+    for options in ({"size": (10, 10)}, {"size": (5, 20)}, {"scale": 0.5}):
+        method = iic.segmentation(pixels(), displacement=1, probabilities=True, **options)
+        told = predict(method, variables, {"image": batch["image"]})["probabilities"]
+        np.testing.assert_allclose(told, expected, atol=1e-5)
+
+
+def test_padding_is_not_in_the_statistics_of_a_batch():
+    batch = digits(size=4)
+    padded = {k: np.concatenate([v, np.zeros_like(v)]) for k, v in batch.items()}
+    method = iic.clustering(small(batch_norm="batch"))
+    variables = variables_of(method, batch)
+    told = [predict(method, variables, b) for b in (batch, padded)]
+    for name in ("probabilities", "view_probabilities"):
+        np.testing.assert_allclose(told[0][name], told[1][name][:4], atol=1e-6)
 
 
 def test_faithful_maps_have_the_images_size():
