@@ -23,7 +23,9 @@ By kind of data:
     `label`   `[B, H, W]` int32, -1 is ignored (partition or classes); or `[B]`, the class of the
               whole image;
     `labels`  `[B, A, H, W]` int32, one map per annotator; an absent one is -1 everywhere;
-    `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap);
+    `masks`   `[B, N, H, W]` bool with `valid` `[B, N]` bool (instances; they may overlap), and
+              where they are of several classes `kinds` `[B, N]` int32, the class of each, -1 where
+              there is none; `crowd` `[B, N]` bool marks those that stand for many;
     `points`  `[B, P, 2]` float32, (row, column) in pixels whose centres are integers, with `kinds`
               `[B, P]` int32, which keypoint each is, -1 where there is none.
 Where the loss weighs pixels:
@@ -41,6 +43,9 @@ Prediction = Mapping[str, Any]
     `classes`     `[B, H, W]` int32, the class of each pixel, with `confidence` `[B, H, W]`, its
                   probability, and on request `probabilities` `[B, H, W, C]`;
     `instances`   `[B, H, W]` int32, the object of each pixel, 0 for none;
+    `masks`       `[B, N, H, W]` bool, objects that may overlap, with `scores` `[B, N]` float32 in
+                  [0, 1], falling, `kinds` `[B, N]` int32, the class of each, -1 where there is
+                  none, and `boxes` `[B, N, 4]` float32 as in `ops.boxes`;
     `points`      `[B, P, 2]` float32, with `kinds` `[B, P]` and `scores` `[B, P]`, as in a batch;
     `clusters`    `[B]` or `[B, H, W]` int32, groups that were found without labels, with those of
                   each of S sub-heads, `sub_heads` `[B, S, ...]`; see `methods.iic`.
