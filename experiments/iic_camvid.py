@@ -46,9 +46,10 @@ _PAPER = Config(
 _SMALL = dataclasses.replace(
     _PAPER,
     width=8,
+    lamb=1.0,
     displacement=5,
-    size=(90, 120),
-    crop=(88, 116),
+    size=(60, 80),
+    crop=(56, 76),
     batch_size=16,
     main_steps=1,
     over_steps=1,
