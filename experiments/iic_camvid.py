@@ -5,11 +5,10 @@
 
 Sky; what stands (buildings, trees, poles, signs, fences); what is on the ground (road, pavement,
 vehicles, people): as coarse as the paper's COCO-Stuff-3. No label is read in training. "small" is
-for two CPU cores: images at a quarter of their size, where what a cell sees is a third of the
-image's height (at half size clusters were of texture), and an eighth of the network's width.
-"paper" has the numbers of
-the released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over-clusters, and
-labels say later what each cluster is, see `iic_over_clustering.py`.
+for two CPU cores: images at a sixth of their height, where what a cell sees is half of it (at half
+of the height clusters were of texture), and an eighth of the network's width. "paper" has the
+numbers of the released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over-
+clusters, and labels say later what each cluster is, see `iic_over_clustering.py`.
 """
 
 import dataclasses
@@ -46,19 +45,20 @@ _PAPER = Config(
 _SMALL = dataclasses.replace(
     _PAPER,
     width=8,
-    lamb=1.0,
+    sub_heads=5,
+    lamb=1.25,
     displacement=5,
     size=(60, 80),
     crop=(56, 76),
     batch_size=16,
     main_steps=1,
     over_steps=1,
-    steps=400,
+    steps=300,
     learning_rate=2e-3,
     decay="cosine",
     warmup=30,
     watched=64,
-    evaluate_every=200,
+    evaluate_every=100,
 )
 
 VARIANTS = {
