@@ -6,9 +6,10 @@
 Sky; what stands (buildings, trees, poles, signs, fences); what is on the ground (road, pavement,
 vehicles, people): as coarse as the paper's COCO-Stuff-3. No label is read in training. "small" is
 for two CPU cores: images at a sixth of their height, where what a cell sees is half of it (at half
-of the height clusters were of texture), and an eighth of the network's width. "paper" has the
-numbers of the released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over-
-clusters, and labels say later what each cluster is, see `iic_over_clustering.py`.
+of the height clusters were of texture), an eighth of the network's width, and images brought to one
+exposure: without that, clusters told dark images from bright ones. "paper" has the numbers of the
+released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over- clusters, and
+labels say later what each cluster is, see `iic_over_clustering.py`.
 """
 
 import dataclasses
@@ -45,8 +46,8 @@ _PAPER = Config(
 _SMALL = dataclasses.replace(
     _PAPER,
     width=8,
-    sub_heads=5,
-    lamb=1.25,
+    lamb=1.0,
+    standardise=True,
     displacement=5,
     size=(60, 80),
     crop=(56, 76),

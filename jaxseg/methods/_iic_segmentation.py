@@ -16,6 +16,7 @@ from jaxseg.methods._iic_views import (
     inside,
     logits_of,
     shares,
+    standardised,
     told,
 )
 from jaxseg.methods.tasks import resized, working_size
@@ -34,6 +35,7 @@ def segmentation(
     displacement: int = 10,
     collapsed: bool = False,
     inputs: Inputs = "image+sobel",
+    standardise: bool = False,
     masked: bool = False,
     faithful: bool = False,
     details: bool = False,
@@ -60,6 +62,9 @@ def segmentation(
         displacement: T, of the pairs of pixels; at most the sides less 1.
         collapsed: whether all displacements have one joint.
         inputs: what the network is given, see `network_inputs`.
+        standardise: whether each channel of each image and view is first brought to the same mean
+            and deviation, over its own pixels. Where exposure differs from image to image, clusters
+            else tell dark images from bright ones. Deviation: the paper has only colour jitter.
         masked: whether pixels of `label` -1 do not count, as in the paper on COCO-Stuff: the
             classes are not seen, but which pixels have one is.
         faithful: as the network's.
@@ -90,8 +95,10 @@ def segmentation(
         raise ValueError(f"scale={scale}: expected a positive finite number")
 
     def maps(
-        variables: Any, images: Array, name: str, **options: Any
+        variables: Any, images: Array, name: str, pixels: Array | None = None, **options: Any
     ) -> tuple[Float[Array, "b h w s k"], PyTree]:
+        if standardise:
+            images = standardised(jax.vmap(to_float)(images), pixels)
         logits, stats = logits_of(network, variables, images, inputs, **options)
         chances = jax.nn.softmax(head_of(logits, name), axis=-1)
         return upsample_probabilities(
@@ -117,7 +124,12 @@ def segmentation(
         stats = model_state["batch_stats"]
         mask = weight > 0
         x, stats = maps(
-            {"params": params, "batch_stats": stats}, batch["image"], head, mask=mask, **options
+            {"params": params, "batch_stats": stats},
+            batch["image"],
+            head,
+            inside(batch),
+            mask=mask,
+            **options,
         )
         mask = jnp.repeat(mask, repeats)
         y, stats = maps(
@@ -157,7 +169,8 @@ def segmentation(
         image = jax.vmap(to_float)(batch["image"])
         whole = (image.shape[1], image.shape[2])
         work = working_size(whole, whole if size is None else size, scale)
-        chances, _ = maps(variables, resized(image, work), predicts, mask=mask)
+        there = inside(batch, work) if "size" in batch else None
+        chances, _ = maps(variables, resized(image, work), predicts, there, mask=mask)
         if work != whole:
             heads = chances.shape[3:]
             flat_chances = chances.reshape(*chances.shape[:3], -1)

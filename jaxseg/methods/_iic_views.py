@@ -16,6 +16,8 @@ Inputs = Literal["image", "grey", "sobel", "image+sobel"]
 
 _RUNNING = 0.99
 """Decay of the running information."""
+_FAINT = 1e-4
+"""Variance below which an image is taken for one colour: noise would be made its content."""
 
 
 def network_inputs(
@@ -43,6 +45,24 @@ def network_inputs(
         return grey
     differences = jax.vmap(sobel)(grey)
     return differences if kind == "sobel" else jnp.concatenate([image, differences], axis=-1)
+
+
+def standardised(
+    image: Float[Array, "b h w c"], pixels: Bool[Array, "b h w"] | None = None
+) -> Float[Array, "b h w c"]:
+    """Each channel of each image brought to mean 1/2 and deviation 1/4, so that exposure is gone.
+
+    Args:
+        image: in [0, 1].
+        pixels: those that count for the mean and the deviation; None: all.
+    """
+    counts = jnp.ones(image.shape[:3], bool) if pixels is None else pixels
+    weight = counts[..., None].astype(image.dtype)
+    number = jnp.maximum(jnp.sum(weight, axis=(1, 2), keepdims=True), 1)
+    mean = jnp.sum(image * weight, axis=(1, 2), keepdims=True) / number
+    centred = image - mean
+    var = jnp.sum(centred * centred * weight, axis=(1, 2), keepdims=True) / number
+    return 0.5 + 0.25 * centred * jax.lax.rsqrt(var + _FAINT)
 
 
 def initial(network: Network, inputs: Inputs, size: tuple[int, int] | None) -> InitFn:
@@ -132,8 +152,12 @@ def flat(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def inside(batch: Batch) -> Bool[Array, "b h w"]:
-    """Whether a pixel is one of the image and not of its padding."""
-    size = batch["size"]
-    rows, cols = (jnp.arange(n)[None] for n in batch["image"].shape[1:3])
+def inside(batch: Batch, at: tuple[int, int] | None = None) -> Bool[Array, "b h w"]:
+    """Whether a pixel is one of the image and not of its padding; `at` another size, resized."""
+    size, whole = batch["size"], batch["image"].shape[1:3]
+    rows, cols = (
+        # Where the centres of the pixels lie.
+        jnp.floor((jnp.arange(n) + 0.5) * (w / n))[None]
+        for n, w in zip(at or whole, whole, strict=True)
+    )
     return (rows < size[:, :1])[:, :, None] & (cols < size[:, 1:])[:, None, :]

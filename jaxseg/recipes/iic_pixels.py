@@ -34,6 +34,8 @@ class Config(_iic.Config):
         channels: of the images: 3 (RGB) or 4 (and infrared).
         faithful: whether the network pads as the released code.
         class_colors: of the clusters in pictures, one each; none: distinct ones.
+        standardise: whether each image is brought to the same mean and deviation of its channels,
+            so that clusters cannot be of exposure.
         displacement: T, of the pairs of pixels.
         collapsed: whether all displacements have one joint.
         masked: whether pixels without a label are left out of the loss, as published for COCO.
@@ -55,6 +57,7 @@ class Config(_iic.Config):
     sub_heads: int = 1
     repeats: int = 1
     inputs: Inputs = "image+sobel"
+    standardise: bool = False
     class_colors: tuple[tuple[int, int, int], ...] = ()
     width: int = 64
     channels: int = 3
@@ -180,6 +183,7 @@ def make_method(
         displacement=config.displacement,
         collapsed=config.collapsed,
         inputs=config.inputs,
+        standardise=config.standardise,
         masked=config.masked,
         faithful=config.faithful,
         details=details,
