@@ -8,7 +8,7 @@ vehicles, people): as coarse as the paper's COCO-Stuff-3. No label is read in tr
 for two CPU cores: images at a sixth of their height, where what a cell sees is half of it (at half
 of the height clusters were of texture), an eighth of the network's width, and images brought to one
 exposure: without that, clusters told dark images from bright ones. "paper" has the numbers of the
-released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over- clusters, and
+released command for COCO-Stuff-3, for a GPU. "semi" is the paper's IIC*: it over-clusters, and
 labels say later what each cluster is, see `iic_over_clustering.py`.
 """
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxseg.methods import iic
+from jaxseg.methods._iic_views import standardised
 from jaxseg.models.iic import net6c, net10a
 from jaxseg.testing import check_method
 from jaxseg.train import make_train_step
@@ -84,7 +85,10 @@ def decided(method):
     ("method", "batch"),
     [
         (iic.clustering(small(), inputs="sobel", lamb=1.5), digits()),
-        (iic.segmentation(pixels(), displacement=1, masked=True, details=True), scenes()),
+        (
+            iic.segmentation(pixels(), displacement=1, masked=True, details=True, standardise=True),
+            scenes(),
+        ),
         (iic.fine_tuning(small(), head="main"), digits()),
         (iic.fine_tuning(pixels(), head="main"), scenes()),
     ],
@@ -294,6 +298,29 @@ def test_pixels_are_predicted_at_the_size_of_training():
         method = iic.segmentation(pixels(), displacement=1, probabilities=True, **options)
         told = predict(method, variables, {"image": batch["image"]})["probabilities"]
         np.testing.assert_allclose(told, expected, atol=1e-5)
+
+
+def test_exposure_changes_nothing_once_it_is_taken_out():
+    batch = scenes(size=2, side=12)
+    dark = {**batch, "image": 0.1 + np.array([0.5, 0.3, 0.2], np.float32) * batch["image"]}
+    shares = []
+    for standardise in (True, False):
+        method = iic.segmentation(pixels(), displacement=1, inputs="image", standardise=standardise)
+        variables = decided(method).init(jax.random.key(0), batch)
+        told = [predict(method, variables, each)["classes"] for each in (batch, dark)]
+        shares.append(np.mean(told[0] == told[1]))
+    assert shares[0] > 0.97 > 0.9 > shares[1]
+
+
+def test_padding_is_not_in_the_mean_of_an_image():
+    image = scenes(size=2, side=12)["image"]
+    wide = np.pad(image, ((0, 0), (0, 12), (0, 0), (0, 0)), constant_values=1.0)
+    there = np.zeros((2, 24, 12), bool)
+    there[:, :12] = True
+    told = standardised(jnp.asarray(wide), jnp.asarray(there))[:, :12]
+    np.testing.assert_allclose(told, standardised(jnp.asarray(image)), atol=1e-5)
+    np.testing.assert_allclose(told.mean((1, 2)), 0.5, atol=1e-5)
+    np.testing.assert_allclose(told.std((1, 2)), 0.25, rtol=1e-3)
 
 
 def test_padding_is_not_in_the_statistics_of_a_batch():
