@@ -46,6 +46,8 @@ Prediction = Mapping[str, Any]
     `masks`       `[B, N, H, W]` bool, objects that may overlap, with `scores` `[B, N]` float32 in
                   [0, 1], falling, `kinds` `[B, N]` int32, the class of each, -1 where there is
                   none, and `boxes` `[B, N, 4]` float32 as in `ops.boxes`;
+    `coords`      `[B, h, w, 2]` float32, where the nodes of a small grid read the image, in [0, 1]
+                  with aligned corners, beside `classes`; see `methods.adaptive`;
     `points`      `[B, P, 2]` float32, with `kinds` `[B, P]` and `scores` `[B, P]`, as in a batch;
     `clusters`    `[B]` or `[B, H, W]` int32, groups that were found without labels, with those of
                   each of S sub-heads, `sub_heads` `[B, S, ...]`; see `methods.iic`.

@@ -172,6 +172,48 @@ def overlay_classes(
     return sheet
 
 
+def overlay_masks(
+    image: np.ndarray,
+    masks: Bool[np.ndarray, "n h w"],
+    *,
+    alpha: float = 0.45,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Tints an image by objects that may overlap, each outlined.
+
+    Args:
+        image: as in the module's documentation.
+        masks: of the objects; mask i has colour i + 1 of `colorize`. Where several overlap their
+            colours are mixed, and all outlines are seen. Empty masks take a colour and draw
+            nothing.
+        alpha: how much the colours cover inside of the outlines, 0..1.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: image and masks differ in size, or alpha is out of range.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: expected 0 to 1")
+    picture = _rgb(image)
+    if picture.shape[:2] != masks.shape[1:]:
+        raise ValueError(f"image {picture.shape[:2]} and masks {masks.shape[1:]} differ in size")
+    colors = _distinct_colors(np.arange(1, len(masks) + 1))
+    total = np.zeros(picture.shape, np.float32)
+    count = np.zeros((*picture.shape[:2], 1), np.float32)
+    for mask, color in zip(masks, colors, strict=True):
+        total[mask] += color
+        count[mask] += 1
+    tints = total / np.maximum(count, 1)
+    mixed = np.where(count > 0, picture * (1 - alpha) + tints * alpha, picture)
+    picture = np.round(mixed).astype(np.uint8)
+    for mask, color in zip(masks, colors, strict=True):
+        inner = np.pad(mask, 1)
+        inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        picture[mask & ~inner] = color
+    return picture
+
+
 def legend(
     names: Sequence[str],
     colors: UInt8[np.ndarray, "n 3"] | None = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from jaxseg.commands.instance_files import write_instances
 from jaxseg.commands.options import (
     Images,
     Results,
@@ -37,7 +38,9 @@ class Predict:
 
     Classes come with a legend and with a picture of the confidence, violet 0 to yellow 1. Of the
     cluster of a whole image `ID_cluster.json` tells the number, from 0, and the probabilities that
-    each sub-head gives.
+    each sub-head gives. Objects are listed with scores, boxes and masks (COCO's run lengths) in
+    `ID_instances.json`; where none overlap `ID_instances.png` is a label map, else `ID_masks.png`
+    holds one mask below the other.
     """
 
     run: Run
@@ -56,6 +59,8 @@ class Predict:
     """Classes: average with the prediction of the mirror image."""
     scales: tuple[float, ...] = (1.0,)
     """Classes: average over the image at these scales."""
+    min_score: float | None = None
+    """Objects: those of a lower score are left out; by default as the experiment says."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -75,7 +80,11 @@ def run(argv: Sequence[str]) -> int:
             prediction = _predict(predictor, image, options)
         except ValueError as error:
             raise InputError(f"{path}: {error}; choose other options, or larger images") from error
+        if objects := {"masks", "scores", "kinds", "boxes"} <= prediction.keys():
+            write_instances(results, path, image, prediction, predictor.experiment.class_names)
         for kind, labels in prediction.items():
+            if objects and kind == "instances":
+                continue
             if labels.shape == image.shape[:2] and kind != "confidence":
                 targets = results.claim(path, f"_{kind}.png", f"_{kind}_overlay.png")
                 data.write_labels(targets[0], labels)
@@ -99,6 +108,8 @@ def _check(options: Predict) -> None:
         raise InputError(f"--overlap {options.overlap}: give 0 or more, less than 1")
     if not options.scales or not all(0 < scale <= 8 for scale in options.scales):
         raise InputError(f"--scales {options.scales}: give numbers above 0, up to 8")
+    if options.min_score is not None and not 0 <= options.min_score <= 1:
+        raise InputError(f"--min-score {options.min_score}: give 0 to 1")
 
 
 def _predict(predictor: "Predictor", image: "np.ndarray", options: Predict) -> dict[str, Any]:
@@ -107,7 +118,13 @@ def _predict(predictor: "Predictor", image: "np.ndarray", options: Predict) -> d
     if tile is None and height * width > _WHOLE and predictor.experiment.tiles:
         tile = _TILE
     if tile is None and options.scales == (1.0,) and not options.flips:
-        return predictor(image)
+        chosen = {} if options.min_score is None else {"min_score": options.min_score}
+        try:
+            return predictor(image, **chosen)
+        except TypeError as error:
+            if not chosen or "min_score" not in str(error):
+                raise
+            raise InputError("--min-score is of objects, which this run does not find") from None
     found = predictor.classes(
         image,
         tile=tile,

@@ -10,7 +10,9 @@ import os
 import pathlib
 from typing import Any
 
+from jaxseg.data.apolloscape import ApolloscapeSource
 from jaxseg.data.augment import Transform, random_crop_flip_scale
+from jaxseg.data.binary_input import BinaryInputSource
 from jaxseg.data.bsds500 import Bsds500Source, prepare_bsds500
 from jaxseg.data.camvid import CamvidSource, prepare_camvid
 from jaxseg.data.cityscapes import is_download
@@ -19,11 +21,14 @@ from jaxseg.data.cityscapes_source import CityscapesSource
 from jaxseg.data.coco_keypoints import CocoKeypointSource
 from jaxseg.data.coco_stuff import CocoStuffSource
 from jaxseg.data.digits import DigitsSource, has_digits
+from jaxseg.data.dots import DotsSource
 from jaxseg.data.folders import FolderSource, open_folder
 from jaxseg.data.geometric import RandomCrop
 from jaxseg.data.grouped import GroupedSource
 from jaxseg.data.images import image_size, read_image, read_labels, write_image, write_labels
 from jaxseg.data.info import DatasetInfo, read_info
+from jaxseg.data.instances_coco import CocoInstancesSource
+from jaxseg.data.instances_voc import VocInstancesSource
 from jaxseg.data.layout import splits
 from jaxseg.data.photometric import ColorJitter, Grey
 from jaxseg.data.pipeline import (
@@ -37,9 +42,13 @@ from jaxseg.data.pipeline import (
 from jaxseg.data.potsdam import PotsdamSource
 from jaxseg.data.records import records_name
 from jaxseg.data.sources import Annotations, Example, Extent, MemorySource, Source
+from jaxseg.data.subset import SubsetSource, hold_out
+from jaxseg.data.synthetic_objects import SyntheticObjectsSource
+from jaxseg.data.synthia import SynthiaSource
 from jaxseg.data.tfds_images import NAMES as _TFDS_IMAGES
 from jaxseg.data.tfds_images import TfdsImagesSource
 from jaxseg.data.tiled import TiledSource
+from jaxseg.data.turned import in_turn, random_turn
 from jaxseg.data.views import (
     Compose,
     View,
@@ -58,16 +67,20 @@ from jaxseg.types import InputError
 
 __all__ = [
     "Annotations",
+    "ApolloscapeSource",
     "BatchIterator",
+    "BinaryInputSource",
     "Bsds500Source",
     "CamvidSource",
     "CityscapesSource",
+    "CocoInstancesSource",
     "CocoKeypointSource",
     "CocoStuffSource",
     "ColorJitter",
     "Compose",
     "DatasetInfo",
     "DigitsSource",
+    "DotsSource",
     "EvalBatches",
     "Example",
     "Extent",
@@ -78,12 +91,16 @@ __all__ = [
     "PotsdamSource",
     "RandomCrop",
     "Source",
+    "SubsetSource",
+    "SyntheticObjectsSource",
+    "SynthiaSource",
     "TfdsImagesSource",
     "TiledSource",
     "TrainBatches",
     "Transform",
     "View",
     "ViewsSource",
+    "VocInstancesSource",
     "WeightedLabel",
     "WeightedSource",
     "WormTipsSource",
@@ -91,8 +108,10 @@ __all__ = [
     "digit_first",
     "digit_second",
     "eval_batches",
+    "hold_out",
     "image_size",
     "image_views",
+    "in_turn",
     "open_data",
     "open_folder",
     "photo_first",
@@ -103,6 +122,7 @@ __all__ = [
     "prepare_camvid",
     "prepare_cityscapes",
     "random_crop_flip_scale",
+    "random_turn",
     "read_image",
     "read_info",
     "read_labels",

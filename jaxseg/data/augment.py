@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxseg.data.sources import MASK_FIELDS
+
 Example = Mapping[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
 
@@ -55,12 +57,13 @@ def random_crop_flip_scale(
     the pixels that fall into one), labels, masks and weights by the nearest pixel. An image that is
     smaller than the crop after scaling fills the upper left; the rest is its mirror image with
     label -1, weight 0 and no mask, and `size` says where it begins. Masks that leave the window are
-    dropped, and points get kind -1; kinds that a mirror exchanges (left, right) are not exchanged.
+    dropped with what is said of them, and points get kind -1; kinds that a mirror exchanges (left,
+    right) are not exchanged.
 
     Args:
       example: `image` uint8 `[H, W, C]` and any of `label` `[H, W]`, `labels` `[A, H, W]`,
-        `masks` `[N, H, W]`, `pixel_weight` `[H, W]`, `points` `[P, 2]` with `kinds` `[P]`; other
-        entries pass through.
+        `masks` `[N, H, W]` with `kinds` `[N]` and `crowd` `[N]`, `pixel_weight` `[H, W]`, `points`
+        `[P, 2]` with `kinds` `[P]` (then of no masks); other entries pass through.
       rng: consumed by four draws, whatever the sizes.
       crop_size: height and width in pixels, one number for a square.
       flip_probability: of mirroring left and right.
@@ -124,8 +127,11 @@ def random_crop_flip_scale(
         result["labels"] = np.pad(found, ((0, 0), *pad), constant_values=-1)
     if "masks" in example:
         found = example["masks"][:, *index]
-        found = found[found.any(axis=(1, 2))]
-        result["masks"] = np.pad(found, ((0, 0), *pad))
+        seen = found.any(axis=(1, 2))
+        result["masks"] = np.pad(found[seen], ((0, 0), *pad))
+        for key in MASK_FIELDS:
+            if key in example and not (key == "kinds" and "points" in example):
+                result[key] = example[key][seen]
     if "points" in example:
         # The borders of a pixel are those of its part of the crop; its centre moves with them.
         points = (example["points"] + 0.5) / np.array(ratio) - np.array([top, left]) - 0.5

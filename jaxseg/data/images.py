@@ -26,7 +26,12 @@ _STEPS = {"L;2": 85, "L;4": 17}
 
 
 @contextlib.contextmanager
-def _opened(file: Any, name: str) -> Iterator[Any]:
+def opened(file: Any, name: str) -> Iterator[Any]:
+    """Pillow's image of a file, closed in the end.
+
+    Raises:
+        InputError: it cannot be read; the message begins with `name`.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -105,7 +110,7 @@ def read_image(
     from PIL import ImageOps
 
     name = _name(path, name)
-    with _opened(path, name) as image:
+    with opened(path, name) as image:
         image.load()
         image = _eight_bit(ImageOps.exif_transpose(image), name)
         if channels != "raw":
@@ -122,7 +127,7 @@ def image_size(path: Path | io.BufferedIOBase, *, name: str | None = None) -> tu
     """
     from PIL import TiffImagePlugin
 
-    with _opened(path, _name(path, name)) as image:
+    with opened(path, _name(path, name)) as image:
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             # Some releases of Pillow have turned `size` already.
@@ -154,7 +159,7 @@ def read_labels(
       InputError: the file is missing, damaged, or a colour picture.
     """
     name = _name(path, name)
-    with _opened(path, name) as image:
+    with opened(path, name) as image:
         mode, step = image.mode, 1
         if mode == "L" and image.format == "PNG" and image.tile:
             step = _STEPS.get(image.tile[0][3], 1)

@@ -2,17 +2,25 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from jaxseg.data.augment import Transform
-from jaxseg.data.sources import Example, Extent, Source
+from jaxseg.data.sources import MASK_FIELDS, Example, Extent, Source
 from jaxseg.types import Batch, InputError
+
+Overflow = Literal["largest", "error"]
+"""What becomes of more masks than there are places: the largest stay, or it is an `InputError`."""
 
 
 def stack_examples(
-    examples: Sequence[Example], *, num_rows: int, first_index: int = 0, count: int = 0
+    examples: Sequence[Example],
+    *,
+    num_rows: int,
+    first_index: int = 0,
+    count: int = 0,
+    overflow: Overflow = "largest",
 ) -> dict[str, np.ndarray]:
     """Makes a batch: the arrays of the examples stacked, padded to `num_rows` with weight 0.
 
@@ -21,17 +29,18 @@ def stack_examples(
       num_rows: B; rows beyond the examples hold zeros, labels and kinds -1.
       first_index: place of the first row in the global batch.
       count: maps in `labels` or masks in `masks` after padding with -1 or False; at least as many
-        as the largest example has. Of more masks, those of the largest area stay.
+        as the largest example has. `kinds` and `crowd` of masks follow them, with -1 or False.
+      overflow: of more masks than `count`: "largest": those of the largest area stay; "error".
 
     Returns:
       See `types.Batch`.
 
     Raises:
-      InputError: arrays of different shapes.
+      InputError: arrays of different shapes, or more masks than `count` where that is an error.
     """
     columns: dict[str, list[np.ndarray]] = {}
     for example in examples:
-        for key, value in _padded(example, count).items():
+        for key, value in _padded(example, count, overflow).items():
             columns.setdefault(key, []).append(value)
     batch = {}
     for key, values in columns.items():
@@ -49,7 +58,7 @@ def stack_examples(
     return batch
 
 
-def _padded(example: Example, count: int) -> dict[str, np.ndarray]:
+def _padded(example: Example, count: int, overflow: Overflow) -> dict[str, np.ndarray]:
     arrays = {key: np.asarray(v) for key, v in example.items() if not isinstance(v, str)}
     arrays.setdefault("size", np.array(arrays["image"].shape[:2], np.int32))
     if "labels" in arrays:
@@ -58,13 +67,23 @@ def _padded(example: Example, count: int) -> dict[str, np.ndarray]:
             arrays["labels"], ((0, missing), (0, 0), (0, 0)), constant_values=-1
         )
     if "masks" in arrays:
-        masks = arrays["masks"]
-        if len(masks) > count:
-            largest = np.argsort(-masks.sum(axis=(1, 2)), kind="stable")[:count]
-            masks = masks[np.sort(largest)]
-        arrays["masks"] = np.pad(masks, ((0, count - len(masks)), (0, 0), (0, 0)))
-        arrays["valid"] = np.arange(count) < len(masks)
+        kept = _kept_masks(arrays["masks"], str(example["id"]), count, overflow)
+        missing = count - len(kept)
+        arrays["masks"] = np.pad(arrays["masks"][kept], ((0, missing), (0, 0), (0, 0)))
+        arrays["valid"] = np.arange(count) < len(kept)
+        for key, fill in MASK_FIELDS.items():
+            # Of an example with points `kinds` are theirs.
+            if key in arrays and not (key == "kinds" and "points" in arrays):
+                arrays[key] = np.pad(arrays[key][kept], (0, missing), constant_values=fill)
     return arrays
+
+
+def _kept_masks(masks: np.ndarray, name: str, count: int, overflow: Overflow) -> np.ndarray:
+    if len(masks) <= count:
+        return np.arange(len(masks))
+    if overflow == "error":
+        raise InputError(f"{name}: {len(masks)} instances; give max_instances={len(masks)} or more")
+    return np.sort(np.argsort(-masks.sum(axis=(1, 2)), kind="stable")[:count])
 
 
 class BatchIterator:
@@ -119,6 +138,7 @@ def train_batches(
     seed: int,
     transform: Transform | None = None,
     max_instances: int | None = None,
+    overflow: Overflow = "largest",
     num_threads: int = 2,
     process_index: int | None = None,
     process_count: int | None = None,
@@ -137,7 +157,8 @@ def train_batches(
       transform: (example, generator) -> example, such as `random_crop_flip_scale`; it must bring
         the images to one shape if they are not.
       max_instances: N of the masks; None: the most that an example of the source has (which reads
-        all labels once). Of more, those with the largest area are kept.
+        all labels once).
+      overflow: of more masks than that: "largest": those of the largest area are kept; "error".
       num_threads: that read and transform ahead of the loop; 0: none.
       process_index: None: that of JAX.
       process_count: None: that of JAX.
@@ -145,7 +166,8 @@ def train_batches(
     Returns:
       An iterable; its iterators have `get_state()` and `set_state(state)`. The batches are those of
       `types.Batch`, with `index` 0..B-1 over all processes. An iterator raises `InputError` for a
-      file that cannot be used, images of several shapes, or the state of other data.
+      file that cannot be used, images of several shapes, more instances than there are places where
+      that is an error, or the state of other data.
 
     Raises:
       InputError: the source is empty.
@@ -162,6 +184,8 @@ def train_batches(
         raise ValueError(f"process_index is {shard}; expected 0..{shards - 1}")
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed is {seed}; expected 0..2^31 - 1")
+    if overflow not in get_args(Overflow):
+        raise ValueError(f"overflow is {overflow!r}; expected 'largest' or 'error'")
     if num_threads < 0:
         raise ValueError(f"num_threads is {num_threads}; expected 0 or more")
     if len(source) == 0:
@@ -178,7 +202,11 @@ def train_batches(
     places = range(shard * rows, (shard + 1) * rows)
     lanes = grain.experimental.ZipMapDataset([stream[j:end:batch_size] for j in places])
     stack = functools.partial(
-        stack_examples, num_rows=rows, first_index=shard * rows, count=max_instances
+        stack_examples,
+        num_rows=rows,
+        first_index=shard * rows,
+        count=max_instances,
+        overflow=overflow,
     )
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     belongs = {"examples": len(source), "batch_size": batch_size, "seed": seed}

@@ -14,10 +14,14 @@ Example = Mapping[str, Any]
     `image`  `[H, W, C]` uint8;
     `id`     str;
 and by kind of data `label` `[H, W]` int32, `labels` `[A, H, W]` int32 (one map per annotator), or
-`masks` `[N, H, W]` bool; or `label` int32 `[]`, the class of the whole image. Labels of -1 are
-ignored. `pixel_weight` `[H, W]` float32 may say how much each pixel counts in a loss. The arrays
-may be read-only.
+`masks` `[N, H, W]` bool, with `kinds` `[N]` int32 where they are of several classes and `crowd`
+`[N]` bool where some stand for many; or `label` int32 `[]`, the class of the whole image. Labels of
+-1 are ignored. `pixel_weight` `[H, W]` float32 may say how much each pixel counts in a loss. The
+arrays may be read-only.
 """
+
+MASK_FIELDS = {"kinds": -1, "crowd": False}
+"""What may be said of each mask, and what stands where there is none."""
 
 Annotations = Literal["each", "all", "first"]
 

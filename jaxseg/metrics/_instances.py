@@ -1,19 +1,26 @@
-"""Objects that are found, missed and made up: instance maps against instance maps."""
+"""Objects that are found, missed and made up: instance maps or masks against true ones."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int, Int64
 
+from jaxseg.metrics._objects import Told, Truth, assign, count_objects, objects
 from jaxseg.metrics._sums import add
 from jaxseg.types import Batch, Metric, Prediction
 
 _THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
-def dsb_average_precision(*, thresholds: Sequence[float] = _THRESHOLDS) -> Metric:
+def dsb_average_precision(
+    *,
+    thresholds: Sequence[float] = _THRESHOLDS,
+    overlapping: bool = False,
+    num_classes: int = 1,
+    score_threshold: float = 0.5,
+) -> Metric:
     """Makes the score of the 2018 Data Science Bowl; it runs on the host.
 
     An object is all pixels of one number, above 0, whether connected or not. At threshold t a
@@ -36,8 +43,16 @@ def dsb_average_precision(*, thresholds: Sequence[float] = _THRESHOLDS) -> Metri
     `measure` needs `instances` `[B, H, W]` of the prediction, 0 where there is none, and of the
     batch `label`, numbers of objects with 0 for background, `size` and `weight`.
 
+    Overlapping objects are masks, of the prediction and of the batch; see `instances` for what
+    `measure` needs then. An object is a hit at most once: pairs are chosen so that there are as
+    many hits as there can be. Objects of two classes hit one another never, crowds are left out,
+    and what lies in one by more than half and hits nothing.
+
     Args:
         thresholds: of intersection over union, each in [0.5, 1).
+        overlapping: whether objects are masks that may overlap.
+        num_classes: of overlapping objects.
+        score_threshold: of overlapping objects those with a score above it are predicted.
 
     Returns:
         A Metric whose sums are {"score": float64 `[thresholds]`, "hits": int64 `[thresholds]`,
@@ -52,29 +67,24 @@ def dsb_average_precision(*, thresholds: Sequence[float] = _THRESHOLDS) -> Metri
         raise ValueError(f"thresholds={tuple(thresholds)}: expected numbers from 0.5 to below 1")
 
     def measure(prediction: Prediction, batch: Batch) -> dict[str, Any]:
-        instances, label = np.asarray(prediction["instances"]), np.asarray(batch["label"])
-        if instances.shape != label.shape:
-            raise ValueError(f"instances {instances.shape} and label {label.shape} differ in size")
+        if overlapping:
+            pairs = objects(prediction, batch, num_classes=num_classes)
+            counts: Iterable[_Counts] = (
+                _count_masks(*pair, limits, score_threshold) for pair in pairs
+            )
+        else:
+            counts = _count_maps(prediction, batch, limits)
         sums: dict[str, Any] = {
             "score": np.zeros(len(limits)),
             "hits": np.zeros(len(limits), np.int64),
             **{name: np.int64(0) for name in ("predicted", "objects", "images")},
         }
-        for index in np.flatnonzero(np.asarray(batch["weight"]) > 0):
-            height, width = (int(side) for side in np.asarray(batch["size"])[index])
-            true, told = label[index, :height, :width], instances[index, :height, :width]
-            valid = true >= 0
-            if not valid.any():
-                continue
-            if told[valid].min() < 0:
-                raise ValueError(f"a labelled pixel has the negative instance {told[valid].min()}")
-            overlaps, predicted, objects = _overlaps(told[valid], true[valid])
-            hits = np.count_nonzero(overlaps[:, None] > limits, axis=0)
-            union = predicted + objects - hits
-            sums["score"] += hits / union if predicted + objects else np.ones(len(limits))
+        for hits, predicted, true in counts:
+            union = predicted + true - hits
+            sums["score"] += hits / union if predicted + true else np.ones(len(limits))
             sums["hits"] += hits
             sums["predicted"] += predicted
-            sums["objects"] += objects
+            sums["objects"] += true
             sums["images"] += 1
         return sums
 
@@ -96,6 +106,36 @@ def dsb_average_precision(*, thresholds: Sequence[float] = _THRESHOLDS) -> Metri
         }
 
     return Metric(measure=measure, merge=add, compute=compute)
+
+
+_Counts = tuple[Int64[np.ndarray, " t"], int, int]
+"""Hits by threshold, predicted objects, true ones."""
+
+
+def _count_masks(
+    told: Told, truth: Truth, limits: Float64[np.ndarray, " t"], score_threshold: float
+) -> _Counts:
+    overlaps, ours, theirs = count_objects(told, truth, score_threshold)
+    hits = [len(assign(overlaps, limit)[0]) for limit in limits.tolist()]
+    return np.array(hits, np.int64), len(ours), len(theirs)
+
+
+def _count_maps(
+    prediction: Prediction, batch: Batch, limits: Float64[np.ndarray, " t"]
+) -> Iterator[_Counts]:
+    instances, label = np.asarray(prediction["instances"]), np.asarray(batch["label"])
+    if instances.shape != label.shape:
+        raise ValueError(f"instances {instances.shape} and label {label.shape} differ in size")
+    for index in np.flatnonzero(np.asarray(batch["weight"]) > 0):
+        height, width = (int(side) for side in np.asarray(batch["size"])[index])
+        true, told = label[index, :height, :width], instances[index, :height, :width]
+        valid = true >= 0
+        if not valid.any():
+            continue
+        if told[valid].min() < 0:
+            raise ValueError(f"a labelled pixel has the negative instance {told[valid].min()}")
+        overlaps, predicted, count = _overlaps(told[valid], true[valid])
+        yield np.count_nonzero(overlaps[:, None] > limits, axis=0), predicted, count
 
 
 def _overlaps(
