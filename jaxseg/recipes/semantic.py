@@ -78,7 +78,7 @@ def assemble(
         batches = data.train_batches(
             source, batch_size=config.batch_size, seed=config.seed, transform=_augment(config)
         )
-        return make_phases(_class_weights(config, source, folder), batches)
+        return make_phases(find_class_weights(config, source, folder), batches)
 
     def evaluation(folder: Path, split: str, size: tuple[int, int]) -> Evaluation:
         source, names = _labelled(folder, split, config, size)
@@ -231,7 +231,12 @@ def _labelled(
     return source, info.classes
 
 
-def _class_weights(config: Config, source: data.Source, folder: Path) -> list[float] | None:
+def find_class_weights(config: Config, source: data.Source, folder: Path) -> list[float] | None:
+    """Those of `config.class_weights`, from the labels of a source; None: all are 1.
+
+    Raises:
+        InputError: no pixel is labelled.
+    """
     if config.class_weights == "none":
         return None
     counts, pixels = count_labels(source, config.num_classes)
