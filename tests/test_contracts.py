@@ -21,10 +21,12 @@ from contract_cases_augment import CASES as AUGMENT
 from contract_cases_detection import CASES as DETECTION
 from contract_cases_filters import CASES as FILTERS
 from contract_cases_heatmap import CASES as HEATMAP
+from contract_cases_mask_rcnn import CASES as MASK_RCNN
 from contract_cases_mutual_information import CASES as MUTUAL_INFORMATION
 from contract_cases_mutual_information import COUPLED
 from contract_cases_segmentation import CASES as SEGMENTATION
 from contract_cases_segmentation import HOST as SEGMENTATION_HOST
+from contract_cases_semiconv import CASES as SEMICONV
 from contract_cases_super_resolution import CASES as SUPER_RESOLUTION
 from contract_cases_warp import CASES as WARP
 from contract_cases_warp import HOST as WARP_HOST
@@ -158,6 +160,8 @@ CASES |= {name: [Case(*c) for c in cases] for name, cases in FILTERS.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in AUGMENT.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in DETECTION.items()}
 CASES |= {name: [Case(*c) for c in cases] for name, cases in WARP.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in SEMICONV.items()}
+CASES |= {name: [Case(*c) for c in cases] for name, cases in MASK_RCNN.items()}
 HOST |= {name: [Case(*c) for c in cases] for name, cases in SEGMENTATION_HOST.items()}
 HOST |= {name: [Case(*c) for c in cases] for name, cases in WARP_HOST.items()}
 PLAIN = {"ops.slic.grid_shape"}  # of Python numbers

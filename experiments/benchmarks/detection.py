@@ -1,6 +1,7 @@
 """Time and memory of exact suppression, RoIAlign and pasting, beside the straightforward versions.
 
 python experiments/benchmarks/detection.py [--repeats 5] [--boxes 2000] [--rois 512]
+    [--parts suppression pooling pasting networks] [--image 512] [--batch 1] [--dtype float32]
 
 Suppression at a threshold of .5 of random boxes, of boxes in clusters, and of a chain in which
 each box decides on the next. Its peers are the whole matrix with the fixed point over all boxes, a
@@ -9,6 +10,10 @@ pools 7 x 7 bins of 256 channels from the pyramid of a 512 x 512 image; its peer
 at once, differentiated by JAX, and are torchvision's, level by level. Rounds are interleaved, so
 that a machine that slows down slows all; beside wall time stands the processor time of all threads.
 Memory is XLA's own figure of temporary buffers.
+
+The networks are Mask R-CNN's with ResNet-50 and 80 classes from random weights: prediction, and a
+training step (loss, gradient and an SGD update), which has to be finite for images with no object,
+with one and with as many as there may be.
 """
 
 import argparse
@@ -22,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.methods.mask_rcnn import method as mask_rcnn_method
+from jaxseg.models.mask_rcnn import mask_rcnn
 from jaxseg.ops.boxes import box_iou
 from jaxseg.ops.nms import nms
 from jaxseg.ops.paste import paste_masks
@@ -210,6 +217,56 @@ def pasting(repeats):
     report(times, {"pasting": memory(run)})
 
 
+def networks(size, batch, dtype, repeats):
+    """A training step and a prediction of Mask R-CNN, ResNet-50, 80 classes, random weights."""
+    made = mask_rcnn(80, dtype=dtype, frozen_stages=0)
+    method = mask_rcnn_method(made)
+    rng = np.random.default_rng(0)
+    most = 100
+    boxes = np.clip(scattered(most, most, 0)[0], 0, size)
+    place = np.arange(size) + 0.5
+    rows, cols = ((place >= boxes[:, [axis]]) & (place < boxes[:, [axis + 2]]) for axis in (0, 1))
+    data = {
+        "image": jnp.asarray(rng.random((batch, size, size, 3), np.float32)),
+        "size": jnp.full((batch, 2), size, jnp.int32),
+        "index": jnp.arange(batch, dtype=jnp.int32),
+        "weight": jnp.ones(batch),
+        "masks": jnp.asarray(np.stack([rows[:, :, None] & cols[:, None]] * batch)),
+        "kinds": jnp.zeros((batch, most), jnp.int32),
+        "valid": jnp.ones((batch, most), bool),
+    }
+    params, state = jax.jit(method.init)(jax.random.key(0), data)
+    count = sum(x.size for x in jax.tree.leaves(params))
+    print(f"Mask R-CNN: {count:,} parameters, {batch} x {size} x {size}, {most} objects at most")
+
+    def step(params, state, data):
+        def loss(params):
+            values, output = method.loss(params, state, data, jax.random.key(1))
+            return jnp.mean(values), output.metrics
+
+        (value, metrics), slope = jax.value_and_grad(loss, has_aux=True)(params)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(slope)))
+        # Random weights under frozen statistics have large gradients.
+        rate = 1e-3 / jnp.maximum(norm, 1)
+        return jax.tree.map(lambda p, g: p - rate * g, params, slope), value, metrics, norm
+
+    train = compiled(step, (params, state, data))
+    test = compiled(lambda p, s, d: method.predict(p, s, d), (params, state, data))
+    for objects in (0, 1, most):
+        valid = jnp.broadcast_to(jnp.arange(most)[None] < objects, (batch, most))
+        there = {**data, "valid": valid, "masks": data["masks"] & valid[:, :, None, None]}
+        _, value, metrics, norm = train(params, state, there)
+        told = {name: round(float(np.mean(x)), 3) for name, x in metrics.items()}
+        print(f"{objects} objects: loss {value:.3f}, gradient {norm:.3g}, {told}")
+        if not np.isfinite(value) or not np.isfinite(norm):
+            raise SystemExit(f"a step of {objects} objects is not finite")
+    runs = {
+        "step": lambda: train(params, state, data),
+        "prediction": lambda: test(params, state, data),
+    }
+    report(measure(runs, repeats), {"step": memory(train), "prediction": memory(test)})
+
+
 def compiled(function, data):
     return jax.jit(function).lower(*data).compile()
 
@@ -248,14 +305,24 @@ def main():
     parser.add_argument("--boxes", type=int, default=2000)
     parser.add_argument("--rois", type=int, default=512)
     parser.add_argument("--separable", action="store_true", help="RoIAlign by products, too: slow")
+    parts = ("suppression", "pooling", "pasting", "networks")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what is measured")
+    parser.add_argument("--image", type=int, default=IMAGE, help="side of the networks' images")
+    parser.add_argument("--batch", type=int, default=1, help="images of the networks")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     print(
         f"jax {jax.__version__} on {jax.default_backend()}, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {options.repeats} rounds"
     )
-    suppression(options.boxes, options.repeats)
-    pooling(options.rois, options.repeats, options.separable)
-    pasting(options.repeats)
+    if "suppression" in options.parts:
+        suppression(options.boxes, options.repeats)
+    if "pooling" in options.parts:
+        pooling(options.rois, options.repeats, options.separable)
+    if "pasting" in options.parts:
+        pasting(options.repeats)
+    if "networks" in options.parts:
+        networks(options.image, options.batch, options.dtype, options.repeats)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
 """Loss functions of batches, one value per example; weights of classes and pixels for them."""
 
+from jaxseg.losses._detection import box_regression as box_regression
+from jaxseg.losses._detection import mask_binary_cross_entropy as mask_binary_cross_entropy
+from jaxseg.losses._detection import sampled_binary_cross_entropy as sampled_binary_cross_entropy
+from jaxseg.losses._embedding import (
+    binary_cross_entropy_from_log as binary_cross_entropy_from_log,
+)
+from jaxseg.losses._embedding import instance_embedding as instance_embedding
 from jaxseg.losses._lovasz import lovasz as lovasz
 from jaxseg.losses._mutual_information import mutual_information as mutual_information
 from jaxseg.losses._mutual_information import mutual_information_2d as mutual_information_2d

@@ -22,7 +22,13 @@ from jaxseg.types import Network
 Features = tuple[Array, ...]
 """Five maps, at strides 2, 4, 8, 16 and 32, but none coarser than the encoder's output stride."""
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
 """Blocks in each stage, by depth; from 50 on they are bottlenecks."""
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -136,7 +142,7 @@ def resnet(
     `width`, four times that in bottlenecks; sides are divided by the stride and rounded up.
 
     Args:
-        depth: 18, 34, 50 or 101.
+        depth: 10, 18, 34, 50 or 101. (10, one block a stage, is not the paper's.)
         width: channels of the stem and of the first stage.
         output_stride: 8, 16 or 32; stages beyond it keep the size and double the dilation of all
             of their 3×3 convolutions (the first one's too, as in the released code of PSPNet and in

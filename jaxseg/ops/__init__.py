@@ -4,6 +4,7 @@ from jaxseg.ops import affinity as affinity
 from jaxseg.ops import augment as augment
 from jaxseg.ops import boundary as boundary
 from jaxseg.ops import boxes as boxes
+from jaxseg.ops import cluster as cluster
 from jaxseg.ops import collective as collective
 from jaxseg.ops import color as color
 from jaxseg.ops import connectivity as connectivity
