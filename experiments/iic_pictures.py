@@ -36,6 +36,8 @@ STRIP = 440
 TALL = 10
 """Clusters below each other."""
 ALPHA = 0.6
+PER_LINE = 4
+"""Maps beside each other, without photographs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +54,19 @@ class Pictures:
     """Which part of the data."""
     images: int = 0
     """How many; of whole images, of each cluster. 4 and 12 if it is not given."""
+    maps_only: bool = False
+    """Of pixels: draws the groups alone, without photographs and labels, which data may forbid to
+    pass on."""
 
 
-def scenes(run: Run, row: Evaluation, count: int) -> np.ndarray:
+def scenes(run: Run, row: Evaluation, count: int, *, maps_only: bool = False) -> np.ndarray:
     """The sheet of a run on pixels.
 
     Args:
         run: which predicts.
         row: of the whole split; it is read twice.
         count: of images.
+        maps_only: whether it holds the groups alone, `PER_LINE` images in a line.
     """
     sums, total = None, 0
     for batch, prediction in predictions(run, row):
@@ -88,6 +94,17 @@ def scenes(run: Run, row: Evaluation, count: int) -> np.ndarray:
                     for x in (batch["image"][..., :3], batch["label"], prediction["clusters"])
                 )
                 groups = taken[clusters].astype(np.int32)
+                if maps_only:
+                    blank = np.full_like(image, 255)
+                    flat = viz.overlay_classes(blank, groups, colors=colors, alpha=1.0)
+                    if len(rows) == 0 or len(rows[-1]) == PER_LINE:
+                        rows.append([])
+                        captions.append([])
+                    rows[-1].append(flat)
+                    says = f"{source.ids(batch)[i]}, {right(groups, label)}"
+                    captions[-1].append(says)
+                    place += 1
+                    continue
                 maps = [
                     viz.overlay_classes(image, m, colors=colors, alpha=ALPHA)
                     for m in (groups, label)
@@ -97,6 +114,11 @@ def scenes(run: Run, row: Evaluation, count: int) -> np.ndarray:
                 rows.append([image, *maps])
                 captions.append([source.ids(batch)[i], *[""] * own, right(groups, label), ""])
             place += 1
+    if maps_only:
+        missing = PER_LINE - len(rows[-1])
+        rows[-1] += [np.full_like(rows[-1][0], 255)] * missing
+        captions[-1] += [""] * missing
+        titles = [""] * PER_LINE
     sheet = viz.comparison_sheet(rows, titles, captions=captions, cell_size=CELL)
     key = viz.legend(names, colors, width=sheet.shape[1], text_size=16.0)
     return np.concatenate([sheet, key[:, : sheet.shape[1]]])
@@ -214,7 +236,8 @@ def draw(options: Pictures) -> np.ndarray:
     run = open_iic(options.run)
     rows = run.rows(options.data, options.split)
     if isinstance(run.config, iic_pixels.Config):
-        return scenes(run, rows["labelled"], options.images or 4)
+        count, maps_only = options.images or 4, options.maps_only
+        return scenes(run, rows["labelled"], count, maps_only=maps_only)
     sheet, order = examples(run, rows["labelled"], options.images or 12)
     joint = joint_of(run, rows["unlabelled"])[np.ix_(order, order)]
     return beside(sheet, heat_map(joint, size=STRIP))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import pytest
 
@@ -22,6 +23,20 @@ def test_the_notebook_is_its_source(source):
         return [(c.cell_type, c.source) for c in jupytext.read(path).cells]
 
     assert cells(source) == cells(source.with_suffix(".ipynb"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: p.stem)
+def test_what_was_kept_of_a_run(source):
+    """Pictures are small, and nothing tells of warnings or of the machine."""
+    import nbformat
+
+    path = source.with_suffix(".ipynb")
+    assert path.stat().st_size < 1_000_000
+    cells = nbformat.read(path, as_version=4).cells
+    for output in (output for cell in cells for output in cell.get("outputs", ())):
+        assert output.output_type in ("stream", "display_data", "execute_result")
+        assert output.get("name") != "stderr"
+        assert not re.search(r"/(home|root|tmp|work)/", output.get("text", ""))
 
 
 @pytest.mark.slow

@@ -143,6 +143,11 @@ def grouped_sheet(monkeypatch, row, run, count):
         return np.zeros((10, 400, 3), np.uint8)
 
     monkeypatch.setattr(pictures.viz, "comparison_sheet", spy)
+    assert pictures.scenes(run, row, count, maps_only=True).shape[1:] == (400, 3)
+    (line,) = seen["rows"]
+    flat = {tuple(color) for part in line for color in part.reshape(-1, 3)}
+    # The groups' colours, and nothing of the photographs.
+    assert len(line) == count and flat <= set(run.config.class_colors)
     assert pictures.scenes(run, row, count).shape[1:] == (400, 3)
     return seen
 
