@@ -35,7 +35,7 @@ import numpy as np
 import tyro
 from kmeans import kmeans
 
-from jaxseg.methods.iic import network_inputs
+from jaxseg.methods.iic import network_inputs, standardised
 from jaxseg.models.iic import NET10A, net10a, upsample_probabilities
 from jaxseg.ops.color import rgb_to_lab, to_float
 from jaxseg.recipes.iic_pixels import Config
@@ -112,21 +112,32 @@ def place(pixels: Pixels, options: Baselines) -> Iterator[tuple[str, Predict]]:
     """k-means of colours and places."""
     title = f"k-means of {_colors(pixels.config)}, row and column"
     yield title, _by_columns(pixels, options, places=True)
+    if pixels.config.standardise:
+        found = _by_columns(pixels, options, places=True, standardise=True)
+        yield f"{title}, one exposure", found
 
 
 def color(pixels: Pixels, options: Baselines) -> Iterator[tuple[str, Predict]]:
     """k-means of colours."""
-    yield f"k-means of {_colors(pixels.config)}", _by_columns(pixels, options, places=False)
+    title = f"k-means of {_colors(pixels.config)}"
+    yield title, _by_columns(pixels, options, places=False)
+    if pixels.config.standardise:
+        found = _by_columns(pixels, options, places=False, standardise=True)
+        yield f"{title}, one exposure", found
 
 
 def _colors(config: Config) -> str:
     return "Lab" if config.channels == 3 else "Lab, infrared"
 
 
-def _by_columns(pixels: Pixels, options: Baselines, *, places: bool) -> Predict:
+def _by_columns(
+    pixels: Pixels, options: Baselines, *, places: bool, standardise: bool = False
+) -> Predict:
     drawn = sample(
         (
-            columns(batch, places=places)[counted(batch, masked=pixels.config.masked)]
+            columns(batch, places=places, standardise=standardise)[
+                counted(batch, masked=pixels.config.masked)
+            ]
             for batch in pixels.fit.data
         ),
         options.sample,
@@ -143,19 +154,22 @@ def _by_columns(pixels: Pixels, options: Baselines, *, places: bool) -> Predict:
     centers = _centers(standard(drawn), pixels.config.num_clusters, options)
 
     def predict(batch: Batch) -> np.ndarray:
-        x = columns(batch, places=places)
+        x = columns(batch, places=places, standardise=standardise)
         scores = distances(standard(x.reshape(-1, x.shape[-1])), centers)
         return scores.argmin(axis=-1).reshape(x.shape[:3])
 
     return predict
 
 
-def columns(batch: Batch, *, places: bool) -> np.ndarray:
+def columns(batch: Batch, *, places: bool, standardise: bool = False) -> np.ndarray:
     """L*, a*, b*, infrared if there is, and, as parts of the sides, row and column, `[B, H, W, D]`.
 
-    Row and column are those of the pixel's centre in its image, without padding.
+    Row and column are those of the pixel's centre in its image, without padding. With `standardise`
+    colours are those of the image brought to one exposure, as `iic.segmentation` does it.
     """
-    found = [np.asarray(_lab(batch["image"]))]
+    found = [
+        np.asarray(_lab(batch["image"], counted(batch, masked=False) if standardise else None))
+    ]
     if places:
         shape, size = batch["image"].shape[:3], np.maximum(np.asarray(batch["size"]), 1)
         for axis, number in enumerate(shape[1:]):
@@ -166,8 +180,10 @@ def columns(batch: Batch, *, places: bool) -> np.ndarray:
 
 
 @jax.jit
-def _lab(images: jax.Array) -> jax.Array:
+def _lab(images: jax.Array, pixels: jax.Array | None = None) -> jax.Array:
     values = jax.vmap(to_float)(images)
+    if pixels is not None:
+        values = jnp.clip(standardised(values, pixels), 0, 1)
     return jnp.concatenate([jax.vmap(rgb_to_lab)(values[..., :3]), values[..., 3:]], axis=-1)
 
 
@@ -211,6 +227,14 @@ def _network(config: Config, heads: dict[str, int], **options: Any) -> Any:
     return net10a(heads, sub_heads=1, width=config.width, **options)
 
 
+def _given(config: Config, images: jax.Array) -> jax.Array:
+    """What the network of the experiment sees."""
+    values = jax.vmap(to_float)(images)
+    if config.standardise:
+        values = standardised(values)
+    return network_inputs(values, config.inputs)
+
+
 def _with_head(variables: PyTree, name: str, kernel: np.ndarray | None) -> PyTree:
     """Variables with another kernel of a head, or without that head."""
     params = {k: v for k, v in variables["params"].items() if k != f"head_{name}"}
@@ -223,8 +247,7 @@ def _logits(
     config: Config, network: Any, variables: PyTree, head: str
 ) -> Callable[[jax.Array], jax.Array]:
     def logits(images: jax.Array) -> jax.Array:
-        given = network_inputs(jax.vmap(to_float)(images), config.inputs)
-        return network.apply(variables, given)[0][head]
+        return network.apply(variables, _given(config, images))[0][head]
 
     return logits
 
@@ -252,7 +275,7 @@ def _statistics(pixels: Pixels, variables: PyTree) -> PyTree:
 
     @jax.jit
     def of(images: jax.Array, weight: jax.Array) -> PyTree:
-        given = network_inputs(jax.vmap(to_float)(images), config.inputs)
+        given = _given(config, images)
         return network.apply(variables, given, train=True, mask=weight > 0)[1]
 
     batches: Any = pixels.fit.data

@@ -41,10 +41,8 @@ _COMMON = Config(
 EMBEDDING = dataclasses.replace(
     _COMMON,
     method="embedding",
-    width=24,
+    width=16,
     depth=4,
-    # Both ends of a worm, some 105 pixels long, are to know the same point.
-    reduce=2,
     scale=32.0,
     radius=0.5,
     min_size=150,
@@ -52,12 +50,12 @@ EMBEDDING = dataclasses.replace(
     scale_std=0.1,
     scale_range=(0.8, 1.25),
     batch_size=4,
-    steps=2500,
-    learning_rate=3e-3,
+    steps=1200,
+    learning_rate=2e-3,
     warmup=100,
     clip=1.0,
     ema_decay=0.99,
-    evaluate_every=500,
+    evaluate_every=400,
     best="ap_dsb_50",
 )
 

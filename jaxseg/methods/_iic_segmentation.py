@@ -63,8 +63,9 @@ def segmentation(
         collapsed: whether all displacements have one joint.
         inputs: what the network is given, see `network_inputs`.
         standardise: whether each channel of each image and view is first brought to the same mean
-            and deviation, over its own pixels. Where exposure differs from image to image, clusters
-            else tell dark images from bright ones. Deviation: the paper has only colour jitter.
+            and deviation, see `standardised`; of a view all pixels count, those from beyond the
+            image, too. Where exposure differs from image to image, clusters else tell dark images
+            from bright ones. Deviation: the paper has only colour jitter.
         masked: whether pixels of `label` -1 do not count, as in the paper on COCO-Stuff: the
             classes are not seen, but which pixels have one is.
         faithful: as the network's.

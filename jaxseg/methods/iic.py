@@ -12,6 +12,13 @@ running mean of it beside the network's batch statistics.
 from jaxseg.methods._iic_clustering import clustering
 from jaxseg.methods._iic_fine_tuning import fine_tuning
 from jaxseg.methods._iic_segmentation import segmentation
-from jaxseg.methods._iic_views import Inputs, network_inputs
+from jaxseg.methods._iic_views import Inputs, network_inputs, standardised
 
-__all__ = ["Inputs", "clustering", "fine_tuning", "network_inputs", "segmentation"]
+__all__ = [
+    "Inputs",
+    "clustering",
+    "fine_tuning",
+    "network_inputs",
+    "segmentation",
+    "standardised",
+]
