@@ -11,8 +11,9 @@ targets. Variants are NETWORK_NODES_MODE as in adaptive_camvid.py, for two CPU c
 
 Leaves are thin and nearly everywhere, which bounds what can be gained: of labels alone, read at
 64² to 128² nodes that the labels placed and interpolated back, 8×8 nodes of a sampler keep about
-1 point of target mIoU more than an even grid, 16×16 about 2, 32×32 about 3 (24 images, smoothness
-0.3) and 64×64 about 4.5 (12 images).
+1 point of target mIoU more than an even grid, 16×16 about 2, 32×32 about 3 (all 24 images,
+smoothness 0.3) and 64×64 about 4.5 (every second of them). These are bounds of the data, from the
+labels of the test images too: no result, and the size of the grid was not chosen without them.
 """
 
 import dataclasses

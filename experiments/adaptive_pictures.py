@@ -1,6 +1,7 @@
 """Where an image is read, and what is said of it. For compare_adaptive.py."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from adaptive_runs import names_of
 from jaxtyping import Float, UInt8
 
 import jaxseg
 from jaxseg import metrics, viz
 from jaxseg.ops import warp
-from jaxseg.predictor import Predictor
 from jaxseg.recipes.adaptive import Config
 from jaxseg.train import Evaluation
 from jaxseg.train.run_folder import open_run
@@ -55,13 +56,12 @@ def draw_nodes(
     return np.asarray(picture)
 
 
-def _row(run: Path, folder: Path, split: str) -> tuple[Predictor, Config, Evaluation]:
-    """The run, and its evaluation of whole images."""
-    _, config = open_run(run)
+def _row(run: Path, folder: Path, split: str) -> tuple[Config, Evaluation]:
+    """The run's config, and its evaluation of whole images; no checkpoint is read."""
+    file, config = open_run(run)
     if not isinstance(config, Config):
         raise InputError(f"{run}: is no run with adaptive downsampling; give others")
-    model = jaxseg.load(run)
-    return model, config, model.experiment.evaluations(folder, split)["full"]
+    return config, file.build(config).evaluations(folder, split)["full"]
 
 
 def _chosen(batches: Any, count: int) -> list[dict[str, Any]]:
@@ -87,13 +87,14 @@ def draw_runs(runs: Sequence[Path], folder: Path, split: str, count: int) -> np.
     if not runs:
         raise InputError("--runs is empty; give one or more folders")
     opened = [_row(run, folder, split) for run in runs]
-    batches = _chosen(opened[0][2].data, count)
-    colors = _colors(opened[0][1])
+    models = [jaxseg.load(run) for run in runs]
+    batches = _chosen(opened[0][1].data, count)
+    colors = _colors(opened[0][0])
     told: list[list[Any]] = [[b["image"][0], _classes(b, b["label"][0], colors)] for b in batches]
     captions = [["", ""] for _ in batches]
     titles = ["photograph", "labels"]
-    for model, config, row in opened:
-        titles += [f"{config.network} {config.nodes[0]}, {config.mode}", ""]
+    for name, model, (config, row) in zip(names_of(runs), models, opened, strict=True):
+        titles += [name, ""]
         predict = jax.jit(row.method.predict)
         for batch, pictures, lines in zip(batches, told, captions, strict=True):
             inputs = {k: v for k, v in batch.items() if k in row.inputs}
@@ -124,7 +125,9 @@ def draw_smoothness(
     """
     if len(runs) != 1 or not values:
         raise InputError("--smoothness wants one run, and one value or more; give these")
-    _, config, row = _row(runs[0], folder, split)
+    if not all(0 <= value < math.inf for value in values):
+        raise InputError(f"--values is {' '.join(f'{v:g}' for v in values)}; give 0 or more each")
+    config, row = _row(runs[0], folder, split)
     batches = _chosen(row.data, count)
     colors = _colors(config)
     rows, captions = [], []

@@ -9,16 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxseg.recipes import semantic
 from jaxseg.recipes.adaptive import MODES, Config
 from jaxseg.recipes.semantic_table import validation_curve
 from jaxseg.types import InputError
 
-_ASIDE = {"seed", "log_every", "save_every", "evaluate_every"}
-_COMMON = [
-    *(f.name for f in dataclasses.fields(semantic.Config) if f.name not in _ASIDE),
-    *("target_classes", "flip_probability", "brightness", "contrast", "tint"),
-]
+_ASIDE = {"seed", "log_every", "save_every", "evaluate_every", "nodes", "mode"}
 _OF_NODES = ("order", "antialias")
 _OF_SAMPLING = ("sampler_grid", "smoothness", "fold_free")
 _OF_SAMPLER = (
@@ -33,6 +28,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "area": (),
 }
 """The fields of a config that matter to each mode."""
+_OF_MODES = {name for names in FIELDS.values() for name in names}
+_BY_NODES = ("batch_size", "steps", "sampler_size")
+"""What an experiment may choose by the number of nodes."""
+_FOLLOWS = "by nodes"
 
 
 class Run(NamedTuple):
@@ -40,7 +39,8 @@ class Run(NamedTuple):
 
     folder: Path
     common: dict[str, Any]
-    """The config but for the seed, the nodes and what is of the mode alone."""
+    """The config but for the seed, the nodes and what is of the mode alone; by `read_runs`,
+    "by nodes" stands for what follows from the nodes, likewise in `own`."""
     nodes: tuple[int, int]
     mode: str
     own: dict[str, Any]
@@ -59,11 +59,7 @@ def read_run(run: Path, split: str) -> Run:
     Raises:
         InputError: the folder is no evaluated run, or the run was not trained to its end.
     """
-    fresh = json.loads(json.dumps(dataclasses.asdict(Config())))
-    told = _json(run / "config.json", f"train {run} first").get("config")
-    if not isinstance(told, dict) or told.get("mode") not in MODES or "nodes" not in told:
-        raise InputError(f"{run}: is no run with adaptive downsampling; give others")
-    config = fresh | told
+    config = _config(run)
     path = run / f"evaluation_{split.replace('+', '_')}.json"
     record = _json(path, f"evaluate {run} first")
     try:
@@ -86,19 +82,76 @@ def read_run(run: Path, split: str) -> Run:
         steps, _ = validation_curve(run, "target_miou")
         if steps and steps[-1] < end:
             raise InputError(f"{run}: is at step {steps[-1]} of {end}; train it to its end")
-    common = {name: config[name] for name in _COMMON}
+    return _run(run, config)._replace(figures=found, macs=macs, sampler_macs=sampler)
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """All fields of a run's config, its experiment's own too."""
+    fresh = json.loads(json.dumps(dataclasses.asdict(Config())))
+    told = _json(run / "config.json", f"train {run} first").get("config")
+    if not isinstance(told, dict) or told.get("mode") not in MODES or "nodes" not in told:
+        raise InputError(f"{run}: is no run with adaptive downsampling; give others")
+    return fresh | told
+
+
+def _run(run: Path, config: Mapping[str, Any]) -> Run:
+    """A run without its figures."""
+    common = {name: config[name] for name in config if name not in _ASIDE | _OF_MODES}
     common["encoder"] = Path(config["encoder"]).name
-    return Run(
-        run,
-        common,
-        (int(config["nodes"][0]), int(config["nodes"][1])),
-        config["mode"],
-        {name: config[name] for name in FIELDS[config["mode"]]},
-        config["seed"],
-        found,
-        macs,
-        sampler,
-    )
+    nodes = (int(config["nodes"][0]), int(config["nodes"][1]))
+    own = {name: config[name] for name in FIELDS[config["mode"]]}
+    return Run(run, common, nodes, config["mode"], own, config["seed"], {}, 0, 0)
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """A name for each run, from its config alone: as in the tables, and the seed if it differs.
+
+    Raises:
+        InputError: a folder is no run with adaptive downsampling.
+    """
+    runs = _followed([_run(folder, _config(folder)) for folder in folders])
+    titles, rows = titles_of(runs), rows_of(runs)
+    seeds = len({run.seed for run in runs}) > 1
+    names = []
+    for run in runs:
+        row = next(name for name, mine in rows.items() if any(r is run for r in mine))
+        seed = f", seed {run.seed}" if seeds else ""
+        names.append(f"{titles[key_of(run.common)]}, {_plain(run.nodes)}, {row}{seed}")
+    return names
+
+
+def _followed(runs: Sequence[Run]) -> list[Run]:
+    """The runs, where what follows from the number of nodes is the same for all of them.
+
+    A field does so among runs that are alike but for such fields, nodes and seed, where all of the
+    same nodes have the same value and others have another.
+    """
+
+    def rest(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in fields.items() if name not in _BY_NODES}
+
+    found = list(runs)
+    # First what all modes share, then what is of one mode.
+    for part, alike in (
+        ("common", lambda run: key_of(rest(run.common))),
+        ("own", lambda run: key_of([run.common, run.mode, rest(run.own)])),
+    ):
+        names = {key: _following(group, part) for key, group in grouped(found, alike).items()}
+        told = [getattr(r, part) | dict.fromkeys(names[alike(r)], _FOLLOWS) for r in found]
+        found = [r._replace(**{part: fields}) for r, fields in zip(found, told, strict=True)]
+    return found
+
+
+def _following(runs: Sequence[Run], part: str) -> list[str]:
+    """The fields of "common" or "own" that follow from the nodes among these runs."""
+    names = []
+    for name in _BY_NODES:
+        if name in getattr(runs[0], part):
+            by_nodes = grouped(runs, lambda run: run.nodes).values()
+            values = [{key_of(getattr(run, part)[name]) for run in mine} for mine in by_nodes]
+            if all(len(v) == 1 for v in values) and len(set().union(*values)) > 1:
+                names.append(name)
+    return names
 
 
 def _scaled(name: str, value: float) -> float:
@@ -125,7 +178,7 @@ def read_runs(folders: Sequence[Path], split: str) -> list[Run]:
         if key in seen:
             raise InputError(f"{run.folder}: the same training as {seen[key].folder}; give one")
         seen[key] = run
-    return list(seen.values())
+    return _followed(list(seen.values()))
 
 
 def key_of(fields: Any) -> str:
@@ -161,8 +214,11 @@ def titles_of(runs: Sequence[Run]) -> dict[str, str]:
     titles = {}
     for key, config in configs.items():
         rivals = [c for c in configs.values() if c["network"] == config["network"]]
-        differs = [f for f in config if len({key_of(r[f]) for r in rivals}) > 1]
-        titles[key] = ", ".join([config["network"], *(f"{f} {_plain(config[f])}" for f in differs)])
+        # An experiment may have fields that another has not.
+        names = dict.fromkeys(name for rival in rivals for name in rival)
+        differs = [f for f in names if len({key_of(r.get(f)) for r in rivals}) > 1]
+        told = [f"{f} {_plain(config[f])}" for f in differs if f in config]
+        titles[key] = ", ".join([config["network"], *told])
     return titles
 
 

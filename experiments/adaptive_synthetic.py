@@ -7,7 +7,7 @@
 Scenes of 512×512 pixels, or with `--scene-size 1024` of 1024×1024, are made when they are asked
 for, of `--scene-seed` and their number (`jaxseg.data.synthetic_objects`); `--data` is not read. The
 objects of three classes are the targets. Variants are NETWORK_NODES_MODE as in adaptive_camvid.py,
-for two CPU cores.
+for two CPU cores. Crops are whole scenes: `--size` and `--crop` are refused.
 """
 
 import dataclasses
@@ -27,11 +27,13 @@ class Config(adaptive.Config):
     """The numbers of a training.
 
     Attributes:
+        crop: a whole scene, whatever its size.
         scene_size: height and width of a scene.
         scene_seed: of all scenes.
         scene_share: part of the number of scenes, for a quick try.
     """
 
+    crop: tuple[int, int] = (512, 512)
     scene_size: int = 512
     scene_seed: int = 0
     scene_share: float = 1.0
@@ -49,6 +51,11 @@ def build(config: Config) -> Experiment:
             f"{config.scene_share}; give 64 or more, 0 or more, and 0 to 1"
         )
     side = (config.scene_size, config.scene_size)
+    if any(config.size) or config.crop not in (Config.crop, side):
+        raise InputError(
+            f"size is {config.size} and crop {config.crop}, but scenes are trained on and measured "
+            "whole; leave both out, and give --scene-size"
+        )
 
     def open_scenes(folder: Path, split: str) -> SyntheticObjectsSource:
         return SyntheticObjectsSource(
@@ -67,7 +74,6 @@ _SCENES = Config(
     class_names=tuple(CLASSES),
     class_colors=tuple(CLASSES.values()),
     target_classes=TARGETS,
-    crop=(512, 512),
     scale_std=0.0,
     scale_range=(1.0, 1.0),
     brightness=0.1,

@@ -9,8 +9,9 @@
 
 The first prints mean IoU over target and over all classes and what that costs, mean IoU near
 borders, and recall by size. The second draws mean IoU of the targets over multiply-accumulates,
-the sampler's included, and says what each mode gains at equal cost. The third draws where runs read
-an image and what they say of it. The fourth needs nothing but a run's numbers: it draws the nodes
+the sampler's included, over the seeds that all modes have, and says what each mode gains at equal
+cost, over the seeds that it and the base have. The third draws where runs read an image and what they say of it. The fourth
+needs nothing of a run but its config, so the run need not be trained to its end: it draws the nodes
 that labels ask for at a small, a middle and a large smoothness, and the labels that come back. The
 last two need no evaluation.
 """
@@ -105,16 +106,56 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def curves_of(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:
-    """By network and by row, over the number of nodes; means over the seeds."""
+    """By network and by row, over the number of nodes; means over the seeds that all rows have.
+
+    Where no seed is common to all rows, each is over its own.
+    """
+    return {
+        title: {row: _curve(mine, _shared(rows.values())) for row, mine in rows.items()}
+        for title, rows in _rows(runs).items()
+    }
+
+
+def gains_of(runs: Sequence[Run]) -> str:
+    """What every row gains at equal cost, in lines, each over the seeds that it and the base have.
+
+    A seed counts where it was trained at all numbers of nodes that a row has.
+    """
+    lines = []
+    for title, rows in _rows(runs).items():
+        if BASE not in rows:
+            lines.append(gains_text({title: {}}))
+        for row, mine in rows.items():
+            if row == BASE or BASE not in rows:
+                continue
+            seeds = _shared([rows[BASE], mine])
+            if not seeds:
+                lines.append(f"{title}, {row}: no seed in common with {BASE}")
+                continue
+            curves = {BASE: _curve(rows[BASE], seeds), row: _curve(mine, seeds)}
+            told = ", ".join(map(str, sorted(seeds)))
+            lines.append(f"{gains_text({title: curves})}; seeds {told}")
+    return "\n".join(lines)
+
+
+def _rows(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
+    """By the title of what runs have in common, and by row."""
     titles = titles_of(runs)
-    found: dict[str, dict[str, Curve]] = {}
-    for key, own in grouped(runs, lambda run: key_of(run.common)).items():
-        rows = found.setdefault(titles[key], {})
-        for row, mine in rows_of(own).items():
-            points = sorted(grouped(mine, lambda run: run.macs).items())
-            macs = np.array([macs for macs, _ in points], float)
-            rows[row] = (macs, np.array([np.mean(_of(part, "target_miou")) for _, part in points]))
-    return found
+    groups = grouped(runs, lambda run: key_of(run.common))
+    return {titles[key]: rows_of(own) for key, own in groups.items()}
+
+
+def _shared(rows: Iterable[Sequence[Run]]) -> set[int]:
+    """The seeds that all rows have, each at every number of nodes that it has."""
+    parts = [part for row in rows for part in grouped(row, lambda run: run.nodes).values()]
+    return set.intersection(*({run.seed for run in part} for part in parts))
+
+
+def _curve(runs: Sequence[Run], seeds: set[int]) -> Curve:
+    mine = [run for run in runs if run.seed in seeds or not seeds]
+    points = sorted(grouped(mine, lambda run: run.macs).items())
+    macs = np.array([macs for macs, _ in points], float)
+    return macs, np.array([np.mean(_of(part, "target_miou")) for _, part in points])
 
 
 def at_equal_cost(base: Curve, other: Curve) -> list[tuple[float, float]]:
@@ -220,9 +261,9 @@ def run(options: Compare) -> None:
         data.write_image(path, sheet)
         print(f"written to {path}")
     if options.curves is not None:
-        curves = curves_of(read_runs(options.runs, options.split))
-        print(gains_text(curves))
-        data.write_image(options.curves, draw_curves(curves))
+        runs = read_runs(options.runs, options.split)
+        print(gains_of(runs))
+        data.write_image(options.curves, draw_curves(curves_of(runs)))
         print(f"written to {options.curves}")
     if options.pictures is options.smoothness is options.curves is None:
         print(tables(read_runs(options.runs, options.split)))

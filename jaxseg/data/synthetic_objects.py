@@ -126,9 +126,10 @@ def _shape(
     a disc with a blurred edge.
     """
     reach = 2.2 * radius + 1
-    top, left = (max(int(c - reach), 0) for c in centre)
-    bottom, right = (min(int(c + reach) + 1, n) for c, n in zip(centre, size, strict=True))
-    window = (slice(min(top, bottom), max(bottom, 0)), slice(min(left, right), max(right, 0)))
+    # Empty where the shape is wholly outside.
+    top, left = (min(max(int(c - reach), 0), n) for c, n in zip(centre, size, strict=True))
+    bottom, right = (min(max(int(c + reach) + 1, 0), n) for c, n in zip(centre, size, strict=True))
+    window = (slice(top, bottom), slice(left, right))
     rows, columns = np.ogrid[window]
     y, x = (rows + 0.5 - centre[0]) / radius, (columns + 0.5 - centre[1]) / radius
     turn = rng.uniform(0, 2 * np.pi)

@@ -128,10 +128,22 @@ class AdaptiveDownsampler:
         )
         return {name: {"sampler": sampler[name], "network": network[name]} for name in network}
 
-    def targets(self, labels: Int[Array, "b h w"]) -> Targets:
-        """Where a sampler should put its nodes; uniform where there is no boundary."""
+    def targets(
+        self, labels: Int[Array, "b h w"], *, extent: Int[Array, "b 2"] | None = None
+    ) -> Targets:
+        """Where a sampler should put its nodes; uniform where there is no boundary.
+
+        Args:
+            labels: classes; -1 is ignored.
+            extent: height and width of each image without its padding, whose edge is no boundary;
+                None: nothing is padding.
+        """
         return targets(
-            labels, self.grid, smoothness=self.smoothness, target_classes=self.target_classes
+            labels,
+            self.grid,
+            smoothness=self.smoothness,
+            target_classes=self.target_classes,
+            extent=extent,
         )
 
     def predicted(
@@ -160,8 +172,16 @@ class AdaptiveDownsampler:
         labels: Int[Array, "b h w"] | None = None,
         *,
         mask: Array | None = None,
+        extent: Int[Array, "b 2"] | None = None,
     ) -> Sampling:
         """Where the images are read, by the mode; in "area" the centres of what is averaged.
+
+        Args:
+            variables: of both networks.
+            image: uint8, or floats in [0, 1].
+            labels: for "oracle".
+            mask: of `types.NetworkApplyFn`.
+            extent: of the labels; see `targets`.
 
         Raises:
             ValueError: the mode is "oracle" and there are no labels.
@@ -173,7 +193,7 @@ class AdaptiveDownsampler:
         if self.mode == "oracle":
             if labels is None:
                 raise ValueError("mode='oracle': expected labels, of which it knows where to look")
-            return self.at_nodes(self.targets(labels).coords)
+            return self.at_nodes(self.targets(labels, extent=extent).coords)
         if self.mode == "fixed":
             coords, folded = self._fixed
         elif self.mode == "uniform":

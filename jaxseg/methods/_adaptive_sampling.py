@@ -48,15 +48,41 @@ def targets(
     *,
     smoothness: float,
     target_classes: tuple[int, ...] | None,
+    extent: Int[Array, "b 2"] | None = None,
 ) -> Targets:
-    """`ops.warp.sampling_targets`, and whether there was anything to aim at."""
+    """`ops.warp.sampling_targets`, and whether there was anything to aim at.
 
-    def one(labels: Int[Array, "h w"]) -> Targets:
-        points, found = nearest_boundary(boundary_map(labels, target_classes=target_classes), grid)
+    Args:
+        labels: classes; others are ignored.
+        grid: (rows, cols) of the nodes.
+        smoothness: λ on that grid.
+        target_classes: whose boundaries count; all if None.
+        extent: height and width of each image without its padding, whose edge is no boundary; None:
+            nothing is padding.
+    """
+
+    def one(labels: Int[Array, "h w"], extent: Int[Array, " 2"] | None) -> Targets:
+        marked = _boundary(labels, extent, target_classes)
+        points, found = nearest_boundary(marked, grid)
         return Targets(solve_sampling(points, smoothness=smoothness), found)
 
     with jax.named_scope("sampling_targets"):
-        return jax.vmap(one)(labels)
+        return jax.vmap(one, (0, None if extent is None else 0))(labels, extent)
+
+
+def _boundary(
+    labels: Int[Array, "h w"],
+    extent: Int[Array, " 2"] | None,
+    target_classes: tuple[int, ...] | None,
+) -> Bool[Array, "h w"]:
+    if extent is None:
+        return boundary_map(labels, target_classes=target_classes)
+    # The padding, which is at the lower and the right side, goes on with the labels beside it.
+    rows, cols = (jnp.arange(n, dtype=extent.dtype) for n in labels.shape)
+    inside = (rows < extent[0])[:, None] & (cols < extent[1])[None]
+    labels = jnp.take(labels, jnp.minimum(rows, extent[0] - 1), axis=0)
+    labels = jnp.take(labels, jnp.minimum(cols, extent[1] - 1), axis=1)
+    return boundary_map(labels, target_classes=target_classes) & inside
 
 
 def mean_sampling(

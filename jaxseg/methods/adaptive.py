@@ -70,7 +70,8 @@ def stages(
     """The stages of a sampler and a network.
 
     Batches need `image` `[B, H, W, C]`, as it is, and for the loss `label` `[B, H, W]`; where they
-    hold `pixel_weight`, it is sampled with the labels. All three stages predict alike: {"classes":
+    hold `pixel_weight`, it is sampled with the labels; where they hold `size` `[B, 2]`, what is
+    beyond that is padding, whose edge draws no nodes. All three stages predict alike: {"classes":
     `[B, H, W]` int32, "confidence": `[B, H, W]`, the probability of that class, and
     "probabilities" `[B, H, W, num_classes]` on request, "coords": `[B, h, w, 2]`, where the nodes
     were}. In mode "oracle" prediction needs `label` too.
@@ -163,7 +164,7 @@ def stages(
             mask=weight > 0,
             axis_name=axis_name,
         )
-        wanted = downsampler.targets(batch["label"])
+        wanted = downsampler.targets(batch["label"], extent=batch.get("size"))
         value, error = _off(nodes, wanted)
         metrics = {"node_error": error, "folded": downsampler.at_nodes(nodes).folded}
         state = {**model_state, "sampler": stats}
@@ -216,6 +217,7 @@ def stages(
             batch["image"],
             batch["label"] if mode == "oracle" else None,
             mask=weight > 0,
+            extent=batch.get("size"),
         )
         value, measured, stats = segmented(variables, batch, nodes, key, axis_name)
         state = {**model_state, "network": stats}
@@ -240,7 +242,7 @@ def stages(
         predicted, sampler_stats = downsampler.predicted(
             variables, batch["image"], train=True, mask=weight > 0, axis_name=axis_name
         )
-        wanted = downsampler.targets(batch["label"])
+        wanted = downsampler.targets(batch["label"], extent=batch.get("size"))
         off, error = _off(predicted, wanted)
         nodes, folded = downsampler.at_nodes(predicted)
         value, measured, stats = segmented(variables, batch, nodes, key, axis_name)
@@ -253,7 +255,9 @@ def stages(
         variables = {"params": params, "batch_stats": model_state}
         image = batch["image"]
         mask = batch["weight"] > 0 if "weight" in batch else None
-        nodes = downsampler.sampling(variables, image, batch.get("label"), mask=mask).coords
+        nodes = downsampler.sampling(
+            variables, image, batch.get("label"), mask=mask, extent=batch.get("size")
+        ).coords
         maps, _ = downsampler.outputs(variables, downsampler.small(image, nodes), mask=mask)
         _check_classes(maps, num_classes)
         found = downsampler.classes(

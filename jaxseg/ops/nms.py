@@ -91,7 +91,7 @@ def nms(
             # Places that are still free hold empty boxes, which overlap nothing.
             return other + 1, candidates & ~jnp.any(drops(_tile(kept, other), tile), axis=0)
 
-        start = jnp.int32(0), _tile(exists, number)
+        start = zero, _tile(exists, number)
         _, candidates = jax.lax.while_loop(lambda s: s[0] * _TILE < total, against_kept, start)
         inside = drops(tile, tile) & before
 
@@ -109,11 +109,15 @@ def nms(
         )
         return number + 1, total + jnp.sum(stay, dtype=jnp.int32), kept, indices
 
-    free = _Rows(jnp.zeros((room, 4), boxes.dtype), jnp.zeros(room, rows.groups.dtype))
+    # Made of what came in, these vary over the same devices: `shard_map` wants that of a loop.
+    zero = 0 * exists[0].astype(jnp.int32)
+    free = jax.tree.map(
+        lambda x: jnp.zeros((room, *x.shape[1:]), x.dtype) + zero.astype(x.dtype), rows
+    )
     _, total, _, indices = jax.lax.while_loop(
         lambda state: (state[0] < count) & (state[1] < max_outputs),
         settle,
-        (jnp.int32(0), jnp.int32(0), free, jnp.zeros(room, jnp.int32)),
+        (zero, zero, free, jnp.zeros(room, jnp.int32) + zero),
     )
     return Kept(indices[:max_outputs], jnp.arange(max_outputs, dtype=jnp.int32) < total)
 

@@ -19,7 +19,8 @@ class Config(semantic.Config):
     `size` is that of the images before they are cropped and of those that are measured, zeros
     leave them as they are; `crop` is what is sampled, as large as the images where nothing is to be
     cropped. `steps` are those of the network that segments, the same in all modes; a sampler's
-    come on top, so that such a run cannot go on to another number of steps.
+    come on top, on crops of its own, so that the network sees the same ones in all modes.
+    `initial` is not taken.
 
     Attributes:
         mode: "learned": the sampler learns where the boundaries are, then the network learns on
@@ -36,7 +37,7 @@ class Config(semantic.Config):
         sampler: "double_unet", the paper's, or "mobilenet", light.
         sampler_size: height and width of what the sampler sees.
         sampler_grid: rows and columns of its nodes; 8×8 in the paper.
-        sampler_features: channels of "double_unet"; 256 in the paper.
+        sampler_features: channels of "double_unet"; 256 in the paper. Of no other sampler.
         sampler_mean: whether each of its nodes learns a shift of its own beside, for all images.
         smoothness: λ of the nodes that it learns, in units of its own grid.
         fold_free: whether cells that a sampler folds over are unfolded.
@@ -84,7 +85,9 @@ def check(config: Config) -> None:
     check_semantic(config)
     if config.superpixels:
         raise InputError("superpixels is of semantic segmentation; leave it 0")
-    for name, least in (("nodes", 2), ("sampler_grid", 2), ("sampler_size", 1)):
+    if config.initial:
+        raise InputError("initial is of semantic segmentation; leave it out, or give --encoder")
+    for name, least in (("nodes", 2), ("crop", 2), ("sampler_grid", 2), ("sampler_size", 1)):
         pair = getattr(config, name)
         if min(pair) < least:
             raise InputError(f"{name} is {pair}; give a height and a width of {least} or more")
@@ -101,6 +104,14 @@ def check(config: Config) -> None:
         raise InputError(f"flip_probability is {config.flip_probability}; give 0 to 1")
     if config.antialias and config.order == 0:
         raise InputError("antialias is of order 1, the nearest pixel has no filter; give --order 1")
+    if any(config.size) and min(config.size) < 2:
+        raise InputError(f"size is {config.size}; give a height and a width of 2 or more")
+    light = config.mode == "learned" and config.sampler == "mobilenet"
+    if light and config.sampler_features != Config.sampler_features:
+        raise InputError(
+            f"sampler_features is {config.sampler_features}, of double_unet alone; give "
+            f"--sampler-features {Config.sampler_features} with mobilenet"
+        )
     if config.joint_steps and config.mode != "learned":
         raise InputError(f"joint_steps is of mode learned, not {config.mode}; leave it 0")
     if config.joint_steps and config.order == 0:

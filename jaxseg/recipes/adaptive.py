@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxseg import data
 from jaxseg.data.resized import ResizedSource
@@ -52,12 +53,16 @@ def build(config: Config, open_source: OpenSource | None = None) -> Experiment:
 
     def phases(folder: Path) -> Sequence[Phase]:
         source = opened(folder, config.train_split)
-        batches = data.train_batches(
-            source,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            transform=functools.partial(augment, config=config),
-            max_instances=0,
+        # The sampler has a stream of its own: the network sees the same crops in every mode.
+        own, batches = (
+            data.train_batches(
+                source,
+                batch_size=config.batch_size,
+                seed=seed,
+                transform=functools.partial(augment, config=config),
+                max_instances=0,
+            )
+            for seed in ((config.seed + 1) % 2**31, config.seed)
         )
         weights = semantic.find_class_weights(config, source, folder)
         stages = make_stages(config, class_weights=weights)
@@ -67,7 +72,13 @@ def build(config: Config, open_source: OpenSource | None = None) -> Experiment:
             "joint": (stages.joint, config.joint_steps, ("sampler", "network")),
         }
         found = [
-            Phase(name, method, _optimizer(config, name, steps, learn), steps, batches)
+            Phase(
+                name,
+                method,
+                _optimizer(config, name, steps, learn),
+                steps,
+                own if name == "sampler" else batches,
+            )
             for name, (method, steps, learn) in turns.items()
             if steps
         ]
@@ -166,7 +177,17 @@ def make_stages(
 
 
 def make_method(config: Config, **options: Any) -> Method:
-    """The method that predicts; options are those of `make_stages`."""
+    """The method that predicts; options are those of `make_stages`.
+
+    Raises:
+        InputError: with `size`, which prediction by tiles asks for.
+    """
+    if "size" in options:
+        height, width = config.nodes
+        raise InputError(
+            f"adaptive downsampling reads the whole image, at {height}x{width} nodes, and goes by "
+            "no tiles; leave --tile out"
+        )
     return make_stages(config, **options).segmentation
 
 
@@ -178,6 +199,7 @@ def make_sampler(config: Config) -> Network:
         return mobilenet_sampler(
             config.sampler_grid,
             input_size=config.sampler_size,
+            mean=config.sampler_mean,
             batch_norm=config.batch_norm,
         )
     return double_unet(
@@ -241,7 +263,18 @@ def _optimizer(config: Config, name: str = "segmentation", steps: int = 1, learn
         }
         part = dataclasses.replace(part, **rate)
     learns = tuple(f"{tree}/" for tree in learn or ("network",))
-    return by_parameter(semantic.make_optimizer(part), lambda path: path.startswith(learns))
+    # The nodes' own shifts say where boundaries are on average: nothing pulls them to 0.
+    free = semantic.make_optimizer(dataclasses.replace(part, weight_decay=0.0))
+    optimizer = optax.partition({True: semantic.make_optimizer(part), False: free}, _decays)
+    return by_parameter(optimizer, lambda path: path.startswith(learns))
+
+
+def _decays(params: PyTree) -> PyTree:
+    def decays(path: Any, _: Any) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return not (name.startswith("sampler/") and name.endswith("/mean"))
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def _coords_alone(method: Method) -> Method:
