@@ -20,7 +20,7 @@ AP_dsb and panoptic quality.
 - `brightfield`: as `embedding`, on the images themselves.
 
 The paper's table has .559 AP for Mask R-CNN and .569 for the method, as remembered: no copy was at
-hand. Results are in experiments/results/semiconv_bbbc010.md.
+hand. Results are in experiments/results/semiconv.md.
 """
 
 import dataclasses
