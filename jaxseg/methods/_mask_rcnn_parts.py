@@ -82,6 +82,7 @@ def pasted(
 
 
 def inside(size: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, "b h w"]:
+    """Which pixels of maps of a shape are of an image of this size, and not padding."""
     rows, cols = (
         jnp.arange(n, dtype=size.dtype)[None] < size[:, i, None] for i, n in enumerate(shape)
     )
@@ -89,5 +90,6 @@ def inside(size: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, "b h 
 
 
 def padded(x: Array, factor: int, axes: tuple[int, int]) -> Array:
+    """Continued by zeros along two axes to a multiple of `factor`."""
     rest = [(0, -n % factor if i in axes else 0) for i, n in enumerate(x.shape)]
     return jnp.pad(x, rest)
