@@ -8,9 +8,9 @@ The data is the release of scene parsing, see `jaxseg.data.apolloscape`. The pap
 with adaptive / uniform sampling, mIoU over the eight target classes of 24 / 19, 28 / 25, 36 / 32,
 44 / 40 and 47 / 44 at 32, 64, 128, 256 and 512 nodes a side. The paper measures the largest square
 in the middle of each image, here it is the whole image; training crops are square, so that in
-training nodes have another aspect than there. Adam, the rate 1e-5, 33 epochs and the batch sizes are the
-paper's, as far as they are known. No figure of this file has been measured: it wants a GPU and the
-data.
+training nodes have another aspect than there. Adam, the rate 1e-5, 33 epochs and the batch sizes
+are the paper's, as far as they are known. No figure of this file has been measured: it wants a GPU
+and the data.
 """
 
 import dataclasses

@@ -9,11 +9,11 @@ DATA is a folder with the classes soil, weed and carrot (Lameski et al., ICT Inn
 24 images at half the published resolution, 18 to train on and 6 to test). Weed and carrot are the
 targets. Variants are NETWORK_NODES_MODE as in adaptive_camvid.py, for two CPU cores.
 
-Leaves are thin and nearly everywhere, which bounds what can be gained: of labels alone, read at
-64² to 128² nodes that the labels placed and interpolated back, 8×8 nodes of a sampler keep about
-1 point of target mIoU more than an even grid, 16×16 about 2, 32×32 about 3 (all 24 images,
-smoothness 0.3) and 64×64 about 4.5 (every second of them). These are bounds of the data, from the
-labels of the test images too: no result, and the size of the grid was not chosen without them.
+Leaves are thin and nearly everywhere, which bounds what can be gained: of labels alone, read at 64²
+to 128² nodes that the labels placed and interpolated back, 8×8 nodes of a sampler keep about 1
+point of target mIoU more than an even grid, 16×16 about 2, 32×32 about 3 (all 24 images, smoothness
+0.3) and 64×64 about 4.5 (every second of them). These are bounds from the labels, those of the 6
+test images too, and no result of a network.
 """
 
 import dataclasses

@@ -7,11 +7,11 @@ r"""Adaptive downsampling on Cityscapes (Marin et al., ICCV 2019): 1024×2048 re
 
 DATA is the download (`leftImg8bit/`, `gtFine/`), or records. The rows of the paper's Table 3, for
 PSPNet at 64, 128 and 256 nodes a side and DeepLabv3+ on Xception at 160, 192 and 224: published are
-mIoU of 32 / 29, 43 / 40, 54 / 54 and 58 / 54, 62 / 61, 65 / 62 with adaptive and uniform
-sampling. The paper measures the largest square in the middle of each image, here it is the whole
-image; training crops are square, so that in training nodes have another aspect than there. The
-target classes are those of the authors' later code: persons, riders and vehicles. PSPNet's backbone and the
-schedule are ours. No figure of this file has been measured: it wants a GPU and the data.
+mIoU of 32 / 29, 43 / 40, 54 / 54 and 58 / 54, 62 / 61, 65 / 62 with adaptive and uniform sampling.
+The paper measures the largest square in the middle of each image, here it is the whole image;
+training crops are square, so that in training nodes have another aspect than there. The target
+classes are those of the authors' later code: persons, riders and vehicles. PSPNet's backbone and
+the schedule are ours. No figure of this file has been measured: it wants a GPU and the data.
 """
 
 import dataclasses

@@ -9,13 +9,13 @@ for the background and 1 for a person, likewise `test`, and `dataset.json` with
 
     {"kind": "classes", "layout": "folders", "classes": ["background", "person"], "ignore": 255}
 
-(see `jaxseg.data.open_folder`). The paper has 5711 images of Supervisely's persons, 5140 of them
-to train on, which have to be exported as such masks; it says that it gains up to 5.8 points of
-mIoU. Images may be of any size; crops are of 1024×1024, mirrored where an image is smaller. The
-paper measures the largest square in the middle of each image, here it is the whole image; training
-crops are square, so that in training nodes have another aspect than on one that is not. Adam,
-the rate 1e-4 and 1000 epochs are the paper's, as far as they are known. No figure of this file has
-been measured: it wants a GPU and the data.
+(see `jaxseg.data.open_folder`). The paper has 5711 images of Supervisely's persons, 5140 of them to
+train on, which have to be exported as such masks; it says that it gains up to 5.8 points of mIoU.
+Images may be of any size; crops are of 1024×1024, mirrored where an image is smaller. The paper
+measures the largest square in the middle of each image, here it is the whole image; training crops
+are square, so that in training nodes have another aspect than on one that is not. Adam, the rate
+1e-4 and 1000 epochs are the paper's, as far as they are known. No figure of this file has been
+measured: it wants a GPU and the data.
 """
 
 import dataclasses

@@ -10,8 +10,9 @@ sampling, mIoU over target classes of 61 / 58, 73 / 71, 83 / 81 and 91 / 89 at 3
 nodes a side. Which classes these are is not certain: here persons, riders and vehicles, as on
 Cityscapes, but for trucks and trains, of which there is hardly a pixel: the usual 16 classes leave
 them out. The paper measures the largest square in the middle of each image, here it is the whole
-image; training crops are square, so that in training nodes have another aspect than there. Adam, the rate 1e-4 and the batch sizes are the paper's, as far as they are known; the
-number of steps is ours. No figure of this file has been measured: it wants a GPU and the data.
+image; training crops are square, so that in training nodes have another aspect than there. Adam,
+the rate 1e-4 and the batch sizes are the paper's, as far as they are known; the number of steps is
+ours. No figure of this file has been measured: it wants a GPU and the data.
 """
 
 import dataclasses

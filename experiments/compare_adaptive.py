@@ -8,12 +8,12 @@
     python experiments/compare_adaptive.py --runs RUN --data CAMVID --smoothness sheet.png
 
 The first prints mean IoU over target and over all classes and what that costs, mean IoU near
-borders, and recall by size. The second draws mean IoU of the targets over multiply-accumulates,
-the sampler's included, over the seeds that all modes have, and says what each mode gains at equal
-cost, over the seeds that it and the base have. The third draws where runs read an image and what they say of it. The fourth
-needs nothing of a run but its config, so the run need not be trained to its end: it draws the nodes
-that labels ask for at a small, a middle and a large smoothness, and the labels that come back. The
-last two need no evaluation.
+borders, and recall by size. The second draws mean IoU of the targets over multiply-accumulates, the
+sampler's included, over the seeds that all modes have, and says what each mode gains at equal cost,
+over the seeds that it and the base have. The third draws where runs read an image and what they say
+of it. The fourth needs nothing of a run but its config, so the run need not be trained to its end:
+it draws the nodes that labels ask for at a small, a middle and a large smoothness, and the labels
+that come back. The last two need no evaluation.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int32
 
 from jaxseg import data, metrics
 from jaxseg.commands.options import table
-from jaxseg.recipes.instances import instances_metric
+from jaxseg.recipes.instances import Config, instances_metric, open_instances
 from jaxseg.types import InputError
 
 
@@ -33,9 +33,20 @@ def components(
     return np.where(small, 0, np.cumsum(~small)).astype(np.int32)[found]
 
 
-def measure(source: data.Source, *, min_size: int = 1) -> dict[str, float]:
-    """The figures of the components of the union of the masks."""
-    metric = metrics.together(*instances_metric())
+def measure(
+    source: data.Source, *, min_size: int = 1, max_detections: int | None = None
+) -> dict[str, float]:
+    """The figures of the components of the union of the masks.
+
+    Args:
+        source: of examples with `masks`.
+        min_size: pixels of the smallest component.
+        max_detections: of an image, for COCO's measures; None: the most objects that one holds.
+    """
+    if max_detections is None:
+        max_detections = max((source.extent(i).maps for i in range(len(source))), default=1)
+    config = Config(max_detections=max(max_detections, 1))
+    metric = metrics.together(*instances_metric(config))
     sums: Any = None
     for batch in data.eval_batches(source, batch_size=1):
         foreground = np.asarray(np.any(batch["masks"], axis=1))
@@ -51,10 +62,18 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="a folder of instances")
     parser.add_argument("--split", default="test")
     parser.add_argument("--min-size", type=int, default=1, help="pixels of the smallest component")
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        help="components of an image that COCO's measures count; by default the most objects",
+    )
     options = parser.parse_args()
-    source = data.open_data(options.data, options.split)
+    if options.max_detections is not None and options.max_detections < 1:
+        raise InputError(f"--max-detections is {options.max_detections}; give 1 or more")
+    source = open_instances(options.data, options.split)
+    figures = measure(source, min_size=options.min_size, max_detections=options.max_detections)
     print(f"components of the true foreground, {options.split}")
-    print(table({f"/{k}": v for k, v in measure(source, min_size=options.min_size).items()}))
+    print(table({f"/{k}": v for k, v in figures.items()}))
     return 0
 
 

@@ -14,7 +14,8 @@ AP_dsb and panoptic quality.
   for two CPU cores.
 - `mask_rcnn_small`, `semiconv_small`: Mask R-CNN with a narrow ResNet-18, and with the embedding
   in a second stage. For CPUs.
-- `paper`: ResNet-101 on a feature pyramid, two stages. The paper gives no schedule for this set,
+- `paper`: ResNet-101 on a feature pyramid, two stages; it wants `--encoder FILE`, torchvision's
+  weights, whose batch norm stays frozen. The paper gives no schedule for this set,
   nor learning rates; those of its VOC experiment are taken. `paper_mask_rcnn` is its baseline, of
   as many steps.
 - `brightfield`: as `embedding`, on the images themselves.
@@ -34,7 +35,7 @@ _COMMON = Config(
     input="binary",
     turns=True,
     hold_out=10,
-    # An image holds 15 worms at most, the smallest of 542 pixels.
+    # A training image holds 15 worms at most, the smallest of 605 pixels.
     max_detections=40,
 )
 

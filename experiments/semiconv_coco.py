@@ -9,6 +9,9 @@ COCO holds `annotations/instances_{train,val}2017.json` and `{train,val}2017/`. 
 those of `semiconv_voc.py`, the steps those of detectron2's "1x" schedule at a batch of 16, and the
 rate is eightfold for it. `fine_tuned` begins with a run of `mask_rcnn`, by `--initial RUN`. No
 figure of this file has been measured: it wants GPUs and the data.
+
+Batch norm is frozen: all variants want `--encoder FILE`, torchvision's ResNet-101 of ImageNet or a
+whole Mask R-CNN of the depth of `--depth`, or `--initial RUN`.
 """
 
 import dataclasses

@@ -34,6 +34,7 @@ from jaxseg import data
 from jaxseg.data.dots import DotsSource
 from jaxseg.methods.semiconv import embedding
 from jaxseg.models import weights
+from jaxseg.models.mask_rcnn_weights import MEAN, STD
 from jaxseg.models.resnet import resnet
 from jaxseg.models.unet import unet
 from jaxseg.ops.cluster import Clusters, kmeans
@@ -150,6 +151,8 @@ def method(config: Config, *, details: bool = False) -> Method:
     else:
         network = first_stage(resnet(50), channels)
     number = math.prod(config.grid)
+    # As torchvision's weights want it.
+    normal: dict[str, Any] = {"mean": MEAN, "std": STD} if config.network == "resnet50" else {}
 
     def decoder(points: jax.Array, scores: jax.Array, mask: jax.Array) -> Clusters:
         key = jax.random.key(config.seed)
@@ -164,6 +167,7 @@ def method(config: Config, *, details: bool = False) -> Method:
         decoder=decoder,
         max_instances=number,
         details=details,
+        **normal,
     )
 
 

@@ -12,7 +12,8 @@ batch, which is 2 here as in common recipes of that rate, nor the size of images
 crops of 512×512, prediction images as they are (up to 500 a side). No figure of this file has been
 measured: it wants a GPU and the data.
 
-`encoder` is torchvision's ResNet-101 of ImageNet, or a whole Mask R-CNN of the depth of `--depth`.
+Batch norm is frozen: all variants want `--encoder FILE`, torchvision's ResNet-101 of ImageNet or a
+whole Mask R-CNN of the depth of `--depth`, or `--initial RUN`.
 """
 
 import dataclasses

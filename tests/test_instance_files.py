@@ -63,6 +63,23 @@ def test_where_none_overlap_there_is_a_label_map(tmp_path):
     assert not (out / "picture_masks.png").exists() and listed[0]["category"] == "1"
 
 
+def test_the_map_of_a_prediction_is_used(tmp_path):
+    """Its objects are renumbered as the list has them, and those that are left out are gone."""
+    found = bars()
+    found["masks"][0] &= ~found["masks"][1]
+    places = np.arange(1, 6)[:, None, None]
+    found["instances"] = np.max(found["masks"] * places, axis=0).astype(np.int32)
+    plain = {name: x for name, x in found.items() if name != "instances"}
+    for kinds in (found["kinds"], np.array([0, -1, -1, 1, 0], np.int32)):
+        out, listed = write(tmp_path / f"with{kinds[1]}", {**found, "kinds": kinds})
+        want, same = write(tmp_path / f"without{kinds[1]}", {**plain, "kinds": kinds})
+        labels = data.read_labels(out / "picture_instances.png")
+        np.testing.assert_array_equal(labels, data.read_labels(want / "picture_instances.png"))
+        assert listed == same and labels.max() == len(listed) == np.count_nonzero(
+            kinds[[0, 1, 3]] >= 0
+        )
+
+
 def test_no_object(tmp_path):
     found = bars()
     found["kinds"][:] = -1

@@ -23,17 +23,22 @@ def write_instances(
 ) -> None:
     """Writes the objects of an image.
 
-    `ID_instances.json` lists them by falling score, in the format of COCO's annotations: the place
-    of each in the masks, category, score, box (x, y, width, height), area, and the mask as run
-    lengths. `ID_instances.png` is a label map of 16 bits, object i + 1 at place i, where none
-    overlap; where some do, `ID_masks.png` holds one mask below the other, as data sets with
-    `stacked_masks` do. `ID_instances_overlay.png` shows them.
+    `ID_instances.json` lists them by falling score. As in COCO's annotations are `bbox` (x, y,
+    width, height), `area`, and `segmentation`, the mask as compressed run lengths; `score` is that
+    of its results. Not COCO's: `id` is the object's place in the masks, from 1; `category_id` is
+    the place of its class, from 0, and `category` the name; the image is named by `file_name`, and
+    there is no `image_id`.
+
+    `ID_instances.png` is a label map of 16 bits, object i + 1 at place i, where none overlap; where
+    some do, `ID_masks.png` holds one mask below the other, as data sets with `stacked_masks` do.
+    `ID_instances_overlay.png` shows them.
 
     Args:
         results: claims the files.
         path: of the image.
         image: `[H, W, 3]`.
-        prediction: `masks` `[N, H, W]`, `scores`, `kinds` and `boxes`.
+        prediction: `masks` `[N, H, W]`, `scores`, `kinds` and `boxes`; with `instances` `[H, W]`,
+            i + 1 where mask i is, as masks that do not overlap have it, that makes the label map.
         names: of the categories; none: their numbers alone.
     """
     import numpy as np
@@ -45,19 +50,37 @@ def write_instances(
     chosen = chosen[np.argsort(-prediction["scores"][chosen], kind="stable")]
     found = {n: prediction[n][chosen] for n in ("masks", "scores", "kinds", "boxes")}
     masks = found["masks"]
-    apart = bool(np.all(np.sum(masks, axis=0) <= 1))
-    picture = "_instances.png" if apart else "_masks.png"
+    labels = _labels(prediction, chosen)
+    picture = "_masks.png" if labels is None else "_instances.png"
     table, drawn, overlay = results.claim(
         path, "_instances.json", picture, "_instances_overlay.png"
     )
     write_text(table, json.dumps(_listed(found, names, path.name)) + "\n")
-    if apart:
-        numbers = np.arange(1, len(masks) + 1)[:, None, None]
-        data.write_labels(drawn, np.asarray(np.sum(masks * numbers, axis=0)))
+    if labels is not None:
+        data.write_labels(drawn, labels)
     else:
         stacked = masks.reshape(-1, masks.shape[2]).astype(np.uint8) * 255
         data.write_image(drawn, stacked[..., None])
     data.write_image(overlay, viz.overlay_masks(image, masks))
+
+
+def _labels(prediction: "dict[str, Any]", chosen: "np.ndarray") -> "np.ndarray | None":
+    """A label map of the chosen masks, numbered from 1 in their order; None where some overlap."""
+    import numpy as np
+
+    masks = prediction["masks"]
+    numbers = np.arange(1, len(chosen) + 1, dtype=np.int32)
+    if "instances" in prediction:
+        # There the object at place i is i + 1.
+        place = np.zeros(len(masks) + 1, np.int32)
+        place[chosen + 1] = numbers
+        return np.asarray(place[prediction["instances"]])
+    labels = np.zeros(masks.shape[1:], np.int32)
+    for i, number in zip(chosen, numbers, strict=True):
+        if labels[masks[i]].any():
+            return None
+        labels[masks[i]] = number
+    return labels
 
 
 def _listed(

@@ -17,6 +17,9 @@ class BinaryInputSource:
     union of the masks serves for foreground, since the foreground that comes with a data set may be
     an annotation of its own, displaced against the masks.
 
+    It is binary as long as it has this size: where a transform resizes the example after, the image
+    gets grey outlines, while masks are resized by the nearest pixel and stay binary.
+
     Args:
       source: of examples with `masks` `[N, H, W]`.
       channels: of the image, all equal.

@@ -42,7 +42,8 @@ class VocInstancesSource:
 
     An example is {"image" `[H, W, 3]` uint8, "masks" `[N, H, W]` bool, "kinds" `[N]` int32, "label"
     `[H, W]` int32, "id"}. `label` is 0 for background and class k + 1 on objects, and -1 on
-    borders, which are in no mask: losses and measures of instances leave such pixels out.
+    borders, which are in no mask: the loss of `methods.semiconv.embedding` and measures of
+    instances leave such pixels out. Mask R-CNN does not read it: to it borders are background.
 
     Args:
       path: `VOC2012`, or a folder that holds it.

@@ -263,17 +263,29 @@ def _seed_loss(
 def _kernel_loss(
     psi: Float[Array, "b h w d"], found: InstanceMeans, sigma: float
 ) -> Float[Array, " b"]:
-    own = found.own
-    anyone = jnp.any(own, axis=1, keepdims=True)
-    others = anyone & ~own & (found.pixels > 0)[..., None, None]
+    anyone = jnp.any(found.own, axis=1)
     # What lies outside of all objects must not matter, whatever it is.
-    psi = jnp.where(anyone[:, 0, ..., None], psi, 0)
-    weights = sum(
-        part / jnp.maximum(jnp.sum(part, axis=(2, 3), keepdims=True), 1)
-        for part in (own.astype(psi.dtype), others.astype(psi.dtype))
-    )
-    log_kernel = log_steered_kernel(psi[:, None], found.means[:, :, None, None], sigma)
-    return losses.binary_cross_entropy_from_log(log_kernel, own, weights=jnp.asarray(weights))
+    psi = jnp.where(anyone[..., None], psi, 0)
+
+    def of_object(given: tuple[Array, Array]) -> tuple[Array, Array]:
+        """The sum of the means over its own pixels and over the others', and how many they are."""
+        own, mean = given
+        there = jnp.any(own, axis=(1, 2))
+        parts = [x.astype(psi.dtype) for x in (own, anyone & ~own & there[:, None, None])]
+        pixels = [jnp.sum(x, axis=(1, 2)) for x in parts]
+        weights = sum(
+            x / jnp.maximum(n, 1)[:, None, None] for x, n in zip(parts, pixels, strict=True)
+        )
+        log_kernel = log_steered_kernel(psi, mean[:, None, None], sigma)
+        value = losses.binary_cross_entropy_from_log(log_kernel, own, weights=jnp.asarray(weights))
+        number = sum((n > 0).astype(psi.dtype) for n in pixels)
+        return value * number, jnp.asarray(number)
+
+    # One object after the other, computed again for the gradient: all at once would take memory of
+    # objects times pixels times channels.
+    by_object = (jnp.swapaxes(found.own, 0, 1), jnp.swapaxes(found.means, 0, 1))
+    values, numbers = jax.lax.map(jax.checkpoint(of_object, prevent_cse=False), by_object)
+    return jnp.sum(values, axis=0) / jnp.maximum(jnp.sum(numbers, axis=0), 1)
 
 
 def _separation(found: InstanceMeans) -> Float[Array, ""]:

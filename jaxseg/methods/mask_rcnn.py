@@ -43,6 +43,8 @@ def method(networks: MaskRCNN, **options: Any) -> Method:
     - Means are over each example's boxes and then over examples, not over the boxes of a batch.
     - Anchors with their centre in padding do not learn that they are background.
 
+    As there, `label` is not read: pixels of -1, such as VOC's borders, are outside of all objects.
+
     Args:
         networks: of `models.mask_rcnn.mask_rcnn`.
         options: those of `Options`, by name.

@@ -26,7 +26,8 @@ class Config:
         features: of Mask R-CNN: channels of the pyramid and the heads.
         hidden: of Mask R-CNN: of the box head's layers.
         mask_size: of Mask R-CNN: 28 or 56.
-        batch_norm: what evaluation normalises with; "frozen": the encoder's stays as it is given.
+        batch_norm: what evaluation normalises with; "frozen": the encoder's stays as `encoder` or
+            `initial` give it, and so do its first two stages.
         dtype: of Mask R-CNN's computation.
         mean: the network sees (image - mean) / std, of an image in [0, 1].
         std: see `mean`.
@@ -57,7 +58,9 @@ class Config:
         scale_std: standard deviation of the random scale, whose mean is 1.
         scale_range: smallest and largest random scale.
         turns: whether crops are also turned by quarters and mirrored; they must be square.
-        max_instances: of a training crop, more are an error; 0: the most that an image has.
+        max_instances: places for the objects of a training crop; 0: the most that an image has.
+        overflow: of a crop with more: "error"; or "largest": those of the largest area are learned,
+            and the others, whose pixels then look like background, are not.
         batch_size: crops in a step.
         accumulate: parts that a step takes its batch in.
         steps: in all; a run that goes on to another number stretches its decay.
@@ -125,6 +128,7 @@ class Config:
     scale_range: tuple[float, float] = (0.75, 1.25)
     turns: bool = False
     max_instances: int = 0
+    overflow: Literal["error", "largest"] = "error"
     batch_size: int = 4
     accumulate: int = 1
     steps: int = 1000
@@ -152,8 +156,9 @@ _LEAST = {
     **dict.fromkeys(("num_classes", "width", "depth", "reduce", "embedding", "features"), 1),
     **dict.fromkeys(("hidden", "proposals", "pre_nms", "rois", "max_detections"), 1),
     **dict.fromkeys(("min_size", "batch_size", "accumulate", "log_every", "save_every"), 1),
+    "steps": 1,
     **dict.fromkeys(("kernel_weight", "repulsion", "margin", "scale_std", "max_instances"), 0),
-    **dict.fromkeys(("steps", "first_steps", "warmup", "weight_decay", "clip", "ema_decay"), 0),
+    **dict.fromkeys(("first_steps", "warmup", "weight_decay", "clip", "ema_decay"), 0),
     **dict.fromkeys(("hold_out", "pad", "seed", "evaluate_every", "min_score", "seed_score"), 0),
 }
 _POSITIVE = ("scale", "sigma", "radius", "canonical_size", "learning_rate")
@@ -212,8 +217,15 @@ def _check_together(config: Config) -> None:
         raise InputError(f"falls is {config.falls}; give parts of the steps, between 0 and 1")
     if bool(config.falls) != (config.decay == "steps"):
         raise InputError(f"falls is {config.falls}, decay is {config.decay}; falls are of steps")
-    if config.first_steps > config.steps:
-        raise InputError(f"first_steps is {config.first_steps}, more than steps, {config.steps}")
+    if config.first_steps >= config.steps:
+        raise InputError(
+            f"first_steps is {config.first_steps}, steps {config.steps}; give fewer first_steps, "
+            "so that some are left for the second stage"
+        )
+    if config.batch_norm == "frozen" and not (config.encoder or config.initial):
+        raise InputError(
+            "batch_norm is frozen, of random weights; give --encoder FILE or --batch-norm running"
+        )
     if config.encoder and config.initial:
         raise InputError("encoder and initial are both given; choose one")
     if config.validation_split and config.hold_out:

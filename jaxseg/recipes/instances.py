@@ -49,21 +49,24 @@ def build(
         InputError: if a number cannot be used.
     """
     check(config)
+    validated = bool(config.validation_split or config.hold_out)
+    metric = metrics.together(*(make_metrics or instances_metric)(config))
+    if validated or config.best != Config.best:
+        _check_best(config, metric)
     _try_method(config)
     opened = functools.partial(_opened, config, open_source or open_instances)
-    validated = bool(config.validation_split or config.hold_out)
 
     def phases(folder: Path) -> list[Phase]:
         source = opened(folder, config.train_split)
         if config.hold_out:
-            source = data.hold_out(source, config.hold_out)[0]
+            source = _hold_out(config, source, folder)[0]
         batches = data.train_batches(
             source,
             batch_size=config.batch_size,
             seed=config.seed,
             transform=_augment(config),
             max_instances=config.max_instances or None,
-            overflow="error",
+            overflow=config.overflow,
         )
         stages = build_stages(config)
         lengths = [config.first_steps, config.steps - config.first_steps]
@@ -74,7 +77,6 @@ def build(
         ]
 
     def evaluation(source: data.Source) -> Evaluation:
-        metric = metrics.together(*(make_metrics or instances_metric)(config))
         if config.pad:
             source = PaddedSource(source, config.pad)
         # One at a time: images of a batch have as many places for objects as the fullest.
@@ -87,7 +89,7 @@ def build(
     def validation(folder: Path) -> Mapping[str, Evaluation]:
         source = opened(folder, config.validation_split or config.train_split)
         if config.hold_out:
-            source = data.hold_out(source, config.hold_out)[1]
+            source = _hold_out(config, source, folder)[1]
         return {"full": evaluation(source)}
 
     return Experiment(
@@ -146,13 +148,51 @@ def _opened(config: Config, open_source: OpenSource, folder: Path, split: str) -
     return data.BinaryInputSource(source) if config.input == "binary" else source
 
 
+def _hold_out(config: Config, source: data.Source, folder: Path) -> tuple[data.Source, data.Source]:
+    try:
+        return data.hold_out(source, config.hold_out)
+    except InputError as error:
+        most = len(source)
+        mend = f"--hold-out {most} or less" if most > 1 else "more images, or --hold-out 0"
+        raise InputError(
+            f"{folder}: split {config.train_split!r} has {error}; give {mend}"
+        ) from None
+
+
+@functools.lru_cache(maxsize=64)
 def _try_method(config: Config) -> None:
+    """Traces what training and prediction compute, without computing it."""
     try:
         method = make_method(config)
-        example = {"image": np.zeros((1, *config.crop, 3), np.uint8)}
-        jax.eval_shape(lambda: method.init(jax.random.key(0), example))
+        batch = _nothing(config)
+        params, state = jax.eval_shape(method.init, jax.random.key(0), batch)
+        jax.eval_shape(method.loss, params, state, batch, jax.random.key(0))
+        jax.eval_shape(method.predict, params, state, {"image": batch["image"]})
     except ValueError as error:
-        raise InputError(f"the network cannot be built: {error}") from error
+        # One line, whatever it says.
+        raise InputError(f"the network cannot be built: {' '.join(str(error).split())}") from error
+
+
+def _check_best(config: Config, metric: Metric) -> None:
+    empty = np.zeros((1, 0, *config.crop), bool)
+    told = {"masks": empty, "scores": np.zeros((1, 0), np.float32)}
+    told |= {"kinds": np.zeros((1, 0), np.int32), "boxes": np.zeros((1, 0, 4), np.float32)}
+    names = metric.compute(metric.measure(told, _nothing(config)))
+    if config.best not in names:
+        raise InputError(f"best is {config.best!r}; there are {', '.join(sorted(names))}")
+
+
+def _nothing(config: Config) -> dict[str, np.ndarray]:
+    """A batch of one black crop with a place for an object, and none there."""
+    return {
+        "image": np.zeros((1, *config.crop, 3), np.uint8),
+        "masks": np.zeros((1, 1, *config.crop), bool),
+        "valid": np.zeros((1, 1), bool),
+        "kinds": np.full((1, 1), -1, np.int32),
+        "size": np.array([config.crop], np.int32),
+        "index": np.zeros(1, np.int32),
+        "weight": np.ones(1, np.float32),
+    }
 
 
 def _augment(config: Config) -> data.Transform:

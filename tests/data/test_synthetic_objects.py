@@ -8,6 +8,7 @@ from jaxseg.data.synthetic_objects import (
     CLASSES,
     Scenes,
     SyntheticObjectsSource,
+    _shape,
     synthetic_objects,
 )
 from jaxseg.types import InputError
@@ -67,6 +68,26 @@ def test_one_object_of_each_kind_has_its_area():
     expected = {1: np.pi, 2: 3.6 * 0.9, 3: 5 * 1.6 * 0.65 * np.sin(np.pi / 5)}
     for kind, found in areas.items():
         assert found and np.mean(found) == pytest.approx(expected[kind], rel=0.03)
+
+
+@pytest.mark.parametrize("kind", range(4))
+def test_shapes_beyond_each_side_are_empty(kind):
+    size, radius = (40, 60), 3.0
+    for y, x in ((-30, 20), (-8.5, 20), (90, 20), (20, -30), (20, -8.5), (20, 99), (-30, -30)):
+        window, mask = _shape(np.random.default_rng(0), kind, np.array([y, x]), radius, size)
+        assert all(0 <= s.start <= s.stop <= n for s, n in zip(window, size, strict=True))
+        assert np.zeros(size)[window].shape == mask.shape and not mask.any()
+    for y, x in ((0, 20), (40, 20), (20, 0), (20, 60)):
+        window, mask = _shape(np.random.default_rng(0), kind, np.array([y, x]), radius, size)
+        assert np.zeros(size)[window].shape == mask.shape and mask.any()
+
+
+def test_a_clump_beyond_the_sides():
+    scenes = Scenes((32, 32), (2, 2), (8, 8), 2.0, (0.05, 0.1))
+    for i in range(4):
+        image, label = synthetic_objects(np.random.default_rng(i), scenes)
+        assert image.shape == (32, 32, 3) and label.shape == (32, 32)
+    assert SyntheticObjectsSource("val", count=30)[4]["label"].any()
 
 
 def test_what_is_drawn_differs_from_the_ground():

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import adaptive_camvid
 import adaptive_pictures
 import adaptive_runs
+import adaptive_synthetic
 import compare_adaptive
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from jaxseg import data
 from jaxseg.cli import main
 from jaxseg.metrics import confusion
 from jaxseg.recipes.adaptive import Config
+from jaxseg.types import InputError
 
 
 def write_run(folder, config, target, *, miou=0.5, macs=2e8, sampler=0.0, pixels=9.0, step=None):
@@ -114,11 +117,91 @@ def test_curves(tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (
         "unet, area, over uniform at equal cost: +5.00 at 0.1 G, +5.00 at 0.4 G, +5.00 at 1.6 G"
+        "; seeds 0, 1"
     )
     assert data.read_image(out).std() > 0
     alone = [str(run) for run in runs if "area" in run.name]
     assert compare_adaptive.main(["--runs", *alone, "--curves", str(out)]) == 0
     assert "no run of mode uniform" in capsys.readouterr().out
+
+
+def test_curves_over_seeds_that_both_have(tmp_path):
+    """A good third seed of one mode alone, or at some numbers of nodes alone, gains nothing."""
+    runs = []
+    for nodes, level in ((32, 0.2), (64, 0.3)):
+        for mode, gain, seeds in (("uniform", 0.0, (0, 1)), ("area", 0.05, (0, 1, 2))):
+            for seed in seeds if nodes == 32 or mode == "area" else (0,):
+                config, cost = variant(mode, seed, nodes), 1e8 * (nodes / 32) ** 2
+                where = tmp_path / f"{mode}{nodes}{seed}"
+                runs.append(write_run(where, config, level + gain + 0.2 * seed, macs=cost))
+    lone = write_run(tmp_path / "o", variant("oracle", 7), 0.9)
+    read = adaptive_runs.read_runs([*runs, lone], "test")
+    assert compare_adaptive.gains_of(read).splitlines() == [
+        "unet, area, over uniform at equal cost: +5.00 at 0.1 G, +5.00 at 0.4 G; seeds 0",
+        "unet, oracle: no seed in common with uniform",
+    ]
+    [rows] = compare_adaptive.curves_of(read[:-1]).values()
+    assert rows["area"][1] == pytest.approx([25, 35])
+    assert rows["uniform"][1] == pytest.approx([20, 30])
+    # Without a common seed each has its own.
+    [rows] = compare_adaptive.curves_of(read).values()
+    assert rows["oracle"][1] == pytest.approx([90])
+    assert rows["area"][1] == pytest.approx([45, 55])
+
+
+def test_what_follows_from_the_nodes_splits_nothing(tmp_path):
+    """As in adaptive_synthia.py; two numbers of steps at the same nodes do."""
+    by_nodes = {32: (16, 900), 64: (8, 600), 128: (4, 300)}
+    runs = []
+    for nodes, (size, steps) in by_nodes.items():
+        for mode in ("learned", "uniform"):
+            config = dataclasses.replace(variant(mode), nodes=(nodes, nodes))
+            fields = {"batch_size": size, "steps": steps, "sampler_size": (nodes, nodes)}
+            config = dataclasses.replace(config, **fields)
+            runs.append(write_run(tmp_path / f"{mode}{nodes}", config, 0.4, macs=1e5 * nodes))
+    found = compare_adaptive.curves_of(adaptive_runs.read_runs(runs, "test"))
+    assert {title: list(rows) for title, rows in found.items()} == {"unet": ["learned", "uniform"]}
+    assert [len(macs) for macs, _ in found["unet"].values()] == [3, 3]
+    more = write_run(tmp_path / "more", variant("uniform", steps=700), 0.4)
+    titles = set(adaptive_runs.titles_of(adaptive_runs.read_runs([*runs, more], "test")).values())
+    assert len(titles) == 4
+    assert "unet, steps 700" in titles
+
+
+def test_fields_of_an_experiment_are_compared(tmp_path):
+    runs = []
+    for seed in (0, 1):
+        run = write_run(tmp_path / f"{seed}", variant("uniform"), 0.4)
+        told = json.loads((run / "config.json").read_text())
+        told["config"]["scene_seed"] = seed
+        (run / "config.json").write_text(json.dumps(told))
+        runs.append(run)
+    found = adaptive_runs.titles_of(adaptive_runs.read_runs(runs, "test"))
+    assert list(found.values()) == ["unet, scene_seed 0", "unet, scene_seed 1"]
+    for field in dataclasses.fields(Config):
+        run = adaptive_runs.read_run(runs[0], "test")
+        aside = field.name in adaptive_runs._ASIDE
+        told = field.name in run.common or any(
+            field.name in f for f in adaptive_runs.FIELDS.values()
+        )
+        assert told != aside, field.name
+
+
+def test_names_for_pictures(tmp_path):
+    """Of runs that were not evaluated."""
+    runs = [
+        write_run(tmp_path / "a", dataclasses.replace(variant("uniform"), nodes=(48, 64)), 0.4),
+        write_run(tmp_path / "b", variant("learned", 1), 0.4),
+        write_run(tmp_path / "c", variant("learned", 1, smoothness=4.0), 0.4),
+    ]
+    for run in runs:
+        (run / "evaluation_test.json").unlink()
+    assert adaptive_runs.names_of(runs) == [
+        "unet, 48×64, uniform, seed 0",
+        "unet, 64×64, learned, smoothness 1.0, seed 1",
+        "unet, 64×64, learned, smoothness 4.0, seed 1",
+    ]
+    assert adaptive_runs.names_of(runs[:1]) == ["unet, 48×64, uniform"]
 
 
 def test_what_cannot_be_compared(tmp_path, capsys):
@@ -203,6 +286,19 @@ def test_pictures_of_a_run(scenes, tmp_path, capsys):
         red, green, blue = np.moveaxis(sheet.astype(int), -1, 0)
         assert ((red > 200) & (green > 170) & (blue < 90)).sum() > 500
 
+    # The nodes that labels ask for need no weights.
+    shutil.rmtree(run / "checkpoints")
+    sheets[1].unlink()
+    arguments = ["--runs", run, "--data", scenes, "--images", 1, "--smoothness", sheets[1]]
+    arguments += ["--values", 0.1, 100.0]
+    assert compare_adaptive.main([str(a) for a in arguments]) == 0
+    assert sheets[1].exists()
+    for values in (("-1",), ("0.1", "nan")):
+        capsys.readouterr()
+        assert compare_adaptive.main([*map(str, arguments[:-2]), *values]) == 2
+        err = capsys.readouterr().err
+        assert "--values is" in err and err.count("\n") == 1
+
 
 def test_nodes_are_drawn_where_they_are():
     image = np.zeros((9, 13, 3), np.uint8)
@@ -241,3 +337,12 @@ def test_titles_say_what_differs(tmp_path):
     ]
     found = adaptive_runs.titles_of(adaptive_runs.read_runs(runs, "test"))
     assert list(found.values()) == ["unet, width 16", "unet, width 8", "espnetv2"]
+
+
+def test_scenes_have_a_size_of_their_own():
+    small = adaptive_synthetic.VARIANTS["unet_32_uniform"]
+    for changes in ({"size": (64, 64)}, {"crop": (64, 64)}, {"size": (64, 64), "crop": (64, 64)}):
+        with pytest.raises(InputError, match="leave both out, and give --scene-size"):
+            adaptive_synthetic.build(dataclasses.replace(small, **changes))
+    found = adaptive_synthetic.build(dataclasses.replace(small, scene_size=64))
+    assert found.example["image"].shape == (1, 64, 64, 3)

@@ -78,6 +78,17 @@ def test_the_papers_network_is_cut():
     assert got["masks"].shape == (1, 4, 24, 24)
 
 
+def test_the_papers_network_sees_what_its_weights_want(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        semiconv_dots, "embedding", lambda network, **options: given.append(options)
+    )
+    semiconv_dots.method(dataclasses.replace(TINY, network="resnet50"))
+    semiconv_dots.method(TINY)
+    assert given[0]["mean"] == (0.485, 0.456, 0.406) and given[0]["std"] == (0.229, 0.224, 0.225)
+    assert not {"mean", "std"} & given[1].keys()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -13,6 +13,7 @@ import semiconv_voc
 from PIL import Image
 
 from jaxseg import data
+from jaxseg.types import InputError
 
 SIZE = (40, 48)
 
@@ -24,6 +25,10 @@ def test_variants_are_built(experiment):
     for config in experiment.VARIANTS.values():
         narrow = {"width": 2} if config.method == "embedding" else {"width": 2, "depth": 10}
         wide = {} if config.method == "embedding" else {"features": 4, "hidden": 4}
+        if config.batch_norm == "frozen":
+            with pytest.raises(InputError, match="give --encoder FILE"):
+                experiment.build(config)
+            wide["encoder"] = "weights.pth"  # Read where training begins.
         experiment.build(dataclasses.replace(config, **narrow, **wide))
 
 
@@ -59,6 +64,21 @@ def test_what_components_come_to():
     assert (figures["objects"], figures["predicted"]) == (3, 2)
 
 
+def test_the_baseline_counts_as_many_as_there_are(tmp_path, monkeypatch):
+    """Above COCO's 100; what holds no instances is told in one line."""
+    masks = np.zeros((144, *SIZE), bool)
+    places = [(3 * i, 4 * j) for i in range(12) for j in range(12)]
+    for mask, (y, x) in zip(masks, places, strict=True):
+        mask[y : y + 2, x : x + 2] = True
+    source = data.MemorySource([{"image": np.zeros((*SIZE, 3), np.uint8), "masks": masks}])
+    assert instance_baselines.measure(source)["ap"] == pytest.approx(1)
+    assert instance_baselines.measure(source, max_detections=100)["ap"] < 0.8
+    data.write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr("sys.argv", ["x", "--data", str(tmp_path), "--split", "all"])
+    with pytest.raises(InputError, match="holds unlabelled; give a folder"):
+        instance_baselines.main()
+
+
 def test_coco_in_small(tmp_path):
     box = [4.0, 6.0, 30.0, 6.0, 30.0, 28.0, 4.0, 28.0]
     content = {
@@ -89,7 +109,8 @@ def test_voc_in_small(tmp_path):
 def measure(experiment, folder, kinds):
     """The figures of the truth, taken for a prediction, by what the experiment measures."""
     config = next(iter(experiment.VARIANTS.values()))
-    config = dataclasses.replace(config, width=2, depth=10, features=4, hidden=4)
+    small = {"width": 2, "depth": 10, "features": 4, "hidden": 4}
+    config = dataclasses.replace(config, **small, batch_norm="running")
     (row,) = experiment.build(config).evaluations(folder, "val").values()
     (batch,) = row.data
     np.testing.assert_array_equal(batch["kinds"], [kinds])

@@ -13,6 +13,7 @@ from jaxseg.models.network import network
 from jaxseg.models.sampler import double_unet
 from jaxseg.models.unet import unet
 from jaxseg.ops import warp
+from jaxseg.ops.boundary import boundary_map
 from jaxseg.train import init_state, make_train_step
 from jaxseg.train.cost import cost
 from jaxseg.train.sharding import data_mesh, replicated, spread
@@ -271,6 +272,37 @@ def test_the_samplers_loss():
     np.testing.assert_allclose(mean, np.mean(list(wanted.values()), axis=0), atol=1e-5)
     with pytest.raises(ValueError, match="no labels with a boundary"):
         adaptive.mean_sampling(labels[1:3], GRID, smoothness=0.5, target_classes=(1,))
+
+
+def test_the_edge_of_the_padding_is_no_boundary():
+    """Marks are those of the part that is no padding, by itself."""
+    data = batch(4)
+    data["size"] = np.array([[20, 28], [13, 28], [20, 9], [11, 17]], np.int32)
+    for label, (height, width) in zip(data["label"], data["size"], strict=True):
+        label[height:], label[:, width:] = -1, -1
+    # Ignored pixels that are no padding still count, beside a label.
+    mark = jax.jit(jax.vmap(functools.partial(_adaptive_sampling._boundary, target_classes=(1,))))
+    marked = mark(data["label"], data["size"])
+    for got, label, (height, width) in zip(marked, data["label"], data["size"], strict=True):
+        alone = boundary_map(jnp.asarray(label[:height, :width]), target_classes=(1,))
+        want = np.pad(alone, ((0, 20 - height), (0, 28 - width)))
+        assert want.any()
+        np.testing.assert_array_equal(got, want)
+    # One class and padding: nothing to aim at. Without a size its edge would be one.
+    data = batch(6)
+    data["label"] = np.full_like(data["label"], -1)
+    data["label"][:, :11, :17] = 1
+    data["label"][1, :3] = 0
+    data["size"][:] = 11, 17
+    loss = compiled("sampler", "loss", target_classes=(1,), smoothness=0.5)
+    _, out = loss(params(), STATE, data, jax.random.key(0))
+    np.testing.assert_array_equal(out.weight, [0, 1, 0, 0, 0, 0])
+    found = jax.jit(lambda x: adaptive_targets(x).found)(data["label"])
+    np.testing.assert_array_equal(found, np.ones(6))
+
+
+def adaptive_targets(labels):
+    return _adaptive_sampling.targets(labels, GRID, smoothness=0.5, target_classes=(1,))
 
 
 def test_the_area_filter_and_the_small_view():

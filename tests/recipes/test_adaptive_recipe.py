@@ -182,6 +182,54 @@ def test_a_fixed_sampler_learns_the_mean(folder):
     np.testing.assert_allclose(found, np.mean(wanted, axis=0), atol=0.01)
 
 
+def test_the_network_sees_the_same_crops_in_every_mode(folder):
+    config = dataclasses.replace(SMALL, scale_std=0.2, scale_range=(1.0, 1.5), brightness=0.2)
+    config = dataclasses.replace(config, joint_steps=1, order=1)
+    phases = {phase.name: phase for phase in build(config).phases(folder)}
+    alone = dataclasses.replace(config, mode="uniform", joint_steps=0)
+    [even] = build(alone).phases(folder)
+    assert phases["joint"].data is phases["segmentation"].data
+    own, seen, wanted = (
+        [next(batches)["image"] for _ in range(3)]
+        for batches in map(iter, (phases["sampler"].data, phases["segmentation"].data, even.data))
+    )
+    np.testing.assert_array_equal(seen, wanted)
+    assert (np.stack(own) != np.stack(seen)).mean() > 0.5
+    last = dataclasses.replace(SMALL, seed=2**31 - 1)
+    assert len(build(last).phases(folder)) == 2
+
+
+def test_weight_decay_leaves_the_mean_out():
+    """Of gradients that are zero only the decay is left."""
+    ones = np.ones((3, 3, 2), np.float32)
+    params = {
+        "sampler": {"mean": ones, "shift": {"mean": ones, "conv": {"kernel": ones}}},
+        "network": {"conv": {"kernel": ones}},
+    }
+    nothing = jax.tree.map(np.zeros_like, params)
+    for optimizer in ("adamw", "sgd"):
+        config = dataclasses.replace(SMALL, weight_decay=0.1, optimizer=optimizer)
+        for learns in (("sampler",), ("sampler", "network")):
+            found = adaptive._optimizer(config, "joint", 10, learns)
+            state = found.init(params)
+            updates, _ = found.update(nothing, state, params)
+            assert not updates["sampler"]["mean"].any()
+            assert not updates["sampler"]["shift"]["mean"].any()
+            assert (updates["sampler"]["shift"]["conv"]["kernel"] < 0).all()
+            assert (updates["network"]["conv"]["kernel"] < 0).all() == ("network" in learns)
+
+
+def test_the_light_sampler_has_a_mean_if_asked():
+    image = jnp.zeros((1, 16, 16, 3))
+    for mean in (False, True):
+        config = dataclasses.replace(
+            SMALL, sampler="mobilenet", sampler_features=256, sampler_mean=mean
+        )
+        sampler = adaptive.make_sampler(config)
+        tree = jax.eval_shape(lambda sampler=sampler: sampler.init(jax.random.key(0), image))
+        assert ("mean" in tree["params"]["shift"]) == mean
+
+
 def test_augmentation():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
@@ -240,6 +288,10 @@ def test_how_far_nodes_are_off():
         ({"smoothness": -1.0}, "smoothness is"),
         ({"size": (16, 16)}, "crop is"),
         ({"superpixels": 4}, "superpixels is"),
+        ({"initial": "runs/a"}, "initial is of semantic segmentation"),
+        ({"crop": (1, 480)}, "crop is"),
+        ({"size": (1, 480), "crop": (1, 480)}, "crop is"),
+        ({"sampler": "mobilenet"}, "sampler_features is 8, of double_unet alone"),
         ({"depth": 9}, "cannot be built"),
     ],
 )
@@ -266,3 +318,6 @@ def test_prediction_takes_the_options_of_a_predictor(folder):
     assert found["probabilities"].shape == (1, *SIZE, 3)
     assert found["coords"].shape == (1, 12, 12, 2)
     assert adaptive.make_stages(SMALL).joint.init is not None
+    # Prediction by tiles asks for a size.
+    with pytest.raises(InputError, match="whole image, at 8x8 nodes"):
+        make_method(SMALL, size=(0, 0), probabilities=True)

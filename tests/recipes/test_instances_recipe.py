@@ -108,6 +108,9 @@ def test_more_objects_than_places_are_an_error(folder):
     with pytest.raises(InputError, match=r"r\d: \d instances; give max_instances"):
         for batch, _ in zip(phase.data, range(20), strict=False):
             del batch
+    (phase,) = build(dataclasses.replace(TINY, max_instances=1, overflow="largest")).phases(folder)
+    for batch, _ in zip(phase.data, range(20), strict=False):
+        assert batch["masks"].shape[:2] == (2, 1)
 
 
 def test_unlikely_objects_become_padding():
@@ -162,6 +165,7 @@ def test_what_a_stage_does_not_learn_rests(folder, optimizer):
         method="semiconv",
         optimizer=optimizer,
         batch_norm="frozen",
+        encoder="weights.pth",
         weight_decay=0.5,
         clip=1.0,
         first_steps=1,
@@ -209,11 +213,39 @@ def test_rates_fall_by_stage():
         ({"hold_out": 1}, "hold_out is 1"),
         ({"radius": 0.0}, "radius is 0.0; give more than 0"),
         ({"class_names": ("a", "b")}, "class_names has 2 entries; give 1"),
+        ({"steps": 0}, "steps is 0; give 1 or more"),
+        ({"embedding": 1}, "cannot be built: the network gives"),
+        ({"best": "app"}, "best is 'app'; there are ap, ap_50, .*, pq, "),
+        ({"best": "app", "hold_out": 0}, "best is 'app'; there are "),
     ],
 )
 def test_numbers_that_cannot_be_used(change, says):
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=says) as found:
         build(dataclasses.replace(TINY, **change))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "semiconv", "first_steps": 2}, "first_steps is 2, steps 2; give fewer"),
+        ({"batch_norm": "frozen"}, "give --encoder FILE or --batch-norm running"),
+        ({"anchor_sizes": (8.0, 16.0, 32.0)}, "cannot be built: "),
+        ({"method": "semiconv", "embedding": 1}, "cannot be built: "),
+    ],
+)
+def test_numbers_of_detectors_that_cannot_be_used(change, says):
+    with pytest.raises(InputError, match=says) as found:
+        build(dataclasses.replace(DETECTOR, **change))
+    assert "\n" not in str(found.value)
+
+
+def test_what_is_held_out_names_the_folder(folder):
+    experiment = build(dataclasses.replace(TINY, hold_out=9))
+    for made in (experiment.phases, experiment.validation):
+        with pytest.raises(InputError, match=r"'train' has 5 examples, .* --hold-out 5") as found:
+            made(folder)
+        assert str(folder) in str(found.value)
 
 
 def test_data_without_instances_are_told(tmp_path):
