@@ -26,6 +26,7 @@ hand. Results are in experiments/results/semiconv.md.
 
 import dataclasses
 
+from jaxseg.models.mask_rcnn_weights import MEAN, STD
 from jaxseg.recipes.instances import Config, build
 
 __all__ = ["VARIANTS", "Config", "build"]
@@ -91,6 +92,8 @@ PAPER = dataclasses.replace(
     width=64,
     depth=101,
     batch_norm="frozen",
+    mean=MEAN,
+    std=STD,
     dtype="bfloat16",
     anchor_sizes=(16.0, 32.0, 64.0, 128.0, 256.0),
     max_detections=100,
