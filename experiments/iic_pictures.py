@@ -83,7 +83,9 @@ def scenes(run: Run, row: Evaluation, count: int, *, maps_only: bool = False) ->
     own = run.clusters > len(names)
     if own:
         titles.insert(1, f"{run.clusters} clusters")
-    rows, captions, place = [], [], 0
+    rows: list[list[np.ndarray]] = []
+    captions: list[list[str]] = []
+    place = 0
     source: Any = row.data
     for batch, prediction in predictions(run, row):
         for i in range(int(np.sum(batch["weight"] > 0))):
