@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 from skimage.color import rgb2lab
@@ -184,7 +184,13 @@ def run():
     return jax.jit(functools.partial(soft_slic, grid=(4, 6), num_iters=3))
 
 
+@functools.cache
+def after(num_iters):
+    return jax.jit(functools.partial(soft_slic, grid=(4, 6), num_iters=num_iters))
+
+
 @settings(max_examples=15, deadline=None)
+@example(1925, 30.0)  # has such a superpixel
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1.0, 30.0]))
 def test_invariants(run, seed, scale):
     # In float64: at a large scale, near ties magnify what rounding leaves.
@@ -193,6 +199,8 @@ def test_invariants(run, seed, scale):
         x = jnp.asarray(smooth_noise((24, 36, 4), seed, scale), jnp.float64)
         affinity, centers = run(x)
         labels = np.asarray(hard_labels(affinity, grid))
+        # One that loses its pixels goes on from zero, as in the paper's code: then it matters.
+        lost = any((after(n)(x).centers == 0).all(-1).any() for n in (1, 2))
         # Never off the grid, nor beyond the neighbouring cells.
         np.testing.assert_allclose(affinity.sum(-1), 1, rtol=1e-12)
         assert (affinity[:6, :, :3] == 0).all() and (affinity[-6:, :, 6:] == 0).all()
@@ -204,9 +212,10 @@ def test_invariants(run, seed, scale):
         permuted = run(x[..., order])
         np.testing.assert_allclose(permuted.affinity, affinity, atol=1e-8)
         np.testing.assert_allclose(permuted.centers, centers[..., order], atol=1e-8 * scale)
-        moved = run(x + 8)
-        np.testing.assert_allclose(moved.affinity, affinity, atol=1e-8)
-        np.testing.assert_allclose(moved.centers, centers + 8, atol=1e-8 * max(scale, 1))
+        if not lost:
+            moved = run(x + 8)
+            np.testing.assert_allclose(moved.affinity, affinity, atol=1e-8)
+            np.testing.assert_allclose(moved.centers, centers + 8, atol=1e-8 * max(scale, 1))
         # A mirrored image has mirrored superpixels.
         mirrored = run(x[:, ::-1])
         flipped = mirrored.affinity[:, ::-1].reshape(24, 36, 3, 3)[..., ::-1]
