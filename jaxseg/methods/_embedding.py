@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxseg import losses
 from jaxseg.methods._decoded import decoded
+from jaxseg.methods._padding import inside
 from jaxseg.methods.tasks import resized
 from jaxseg.ops._instance_means import InstanceMeans, instance_means
 from jaxseg.ops.affinity import add_coordinates, log_steered_kernel
@@ -191,12 +192,12 @@ def embedding(
         )
         psi = steered(features)
         foreground, seeds = jax.nn.sigmoid(foreground), jax.nn.sigmoid(seeds)
-        inside = foreground > threshold
+        counts = foreground > threshold
         if "size" in batch:
-            inside &= _within(batch["size"], (inside.shape[1], inside.shape[2]))
+            counts &= inside(batch["size"], (counts.shape[1], counts.shape[2]))
         with jax.named_scope("decoder"):
             decode = functools.partial(decoded, decoder, min_size=min_size)
-            prediction = jax.vmap(decode)(psi, seeds, foreground, inside)
+            prediction = jax.vmap(decode)(psi, seeds, foreground, counts)
         if details:
             prediction |= {"embedding": psi, "foreground": foreground, "seeds": seeds}
             prediction["displacement"] = scale * features[..., :2]
@@ -219,17 +220,10 @@ def _grower(radius: float, max_instances: int, min_score: float) -> Decoder:
     return grow
 
 
-def _within(size: Array, shape: tuple[int, int]) -> Bool[Array, "b h w"]:
-    rows, cols = (
-        jnp.arange(n, dtype=size.dtype)[None] < size[:, i, None] for i, n in enumerate(shape)
-    )
-    return rows[:, :, None] & cols[:, None]
-
-
 def _objects(batch: Batch) -> tuple[Array, Array, Array]:
     """Pixels that count, objects cut to them, and which of them are objects."""
     masks, valid = batch["masks"].astype(bool), batch["valid"].astype(bool)
-    counts = _within(batch["size"], (masks.shape[2], masks.shape[3]))
+    counts = inside(batch["size"], (masks.shape[2], masks.shape[3]))
     if "crowd" in batch:
         crowd = batch["crowd"].astype(bool) & valid
         counts &= ~jnp.any(masks & crowd[..., None, None], axis=1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxseg import losses
-from jaxseg.methods._iic_views import Inputs, head_of, initial, inside, logits_of
+from jaxseg.methods._iic_views import Inputs, head_of, initial, logits_of
 from jaxseg.models.iic import upsample_probabilities
 from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
 
@@ -71,7 +71,7 @@ def fine_tuning(
         )
         label = batch["label"].reshape(chances.shape[:3])
         if label.shape[1:3] != (1, 1):
-            label = jnp.where(inside(batch), label, -1)
+            label = jnp.where(inside(batch["size"], label.shape[1:3]), label, -1)
         # Logarithms of probabilities are logits of these.
         logits = jnp.log(jnp.maximum(chances, jnp.finfo(chances.dtype).tiny))
         weights = None if class_weights is None else jnp.asarray(class_weights, logits.dtype)

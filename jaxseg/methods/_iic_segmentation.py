@@ -13,12 +13,12 @@ from jaxseg.methods._iic_views import (
     flat,
     head_of,
     initial,
-    inside,
     logits_of,
     shares,
     standardised,
     told,
 )
+from jaxseg.methods._padding import inside
 from jaxseg.methods.tasks import resized, working_size
 from jaxseg.models.iic import upsample_probabilities
 from jaxseg.ops.augment import warp_affine
@@ -106,8 +106,11 @@ def segmentation(
             chances, (images.shape[1], images.shape[2]), faithful=faithful
         ), stats
 
+    def own(batch: Batch) -> Array:
+        return inside(batch["size"], batch["image"].shape[1:3])
+
     def counted(batch: Batch) -> Array:
-        pixels = inside(batch)
+        pixels = own(batch)
         return pixels & (batch["label"] >= 0) if masked else pixels
 
     def loss(
@@ -128,7 +131,7 @@ def segmentation(
             {"params": params, "batch_stats": stats},
             batch["image"],
             head,
-            inside(batch),
+            own(batch),
             mask=mask,
             **options,
         )
@@ -170,7 +173,7 @@ def segmentation(
         image = jax.vmap(to_float)(batch["image"])
         whole = (image.shape[1], image.shape[2])
         work = working_size(whole, whole if size is None else size, scale)
-        there = inside(batch, work) if "size" in batch else None
+        there = inside(batch["size"], whole, work) if "size" in batch else None
         chances, _ = maps(variables, resized(image, work), predicts, there, mask=mask)
         if work != whole:
             heads = chances.shape[3:]

@@ -150,14 +150,3 @@ def told(
 def flat(x: Array) -> Array:
     """Views as examples."""
     return x.reshape(-1, *x.shape[2:])
-
-
-def inside(batch: Batch, at: tuple[int, int] | None = None) -> Bool[Array, "b h w"]:
-    """Whether a pixel is one of the image and not of its padding; `at` another size, resized."""
-    size, whole = batch["size"], batch["image"].shape[1:3]
-    rows, cols = (
-        # Where the centres of the pixels lie.
-        jnp.floor((jnp.arange(n) + 0.5) * (w / n))[None]
-        for n, w in zip(at or whole, whole, strict=True)
-    )
-    return (rows < size[:, :1])[:, :, None] & (cols < size[:, 1:])[:, None, :]

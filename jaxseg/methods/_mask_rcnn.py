@@ -15,11 +15,11 @@ from jaxseg.methods._detector_options import Options
 from jaxseg.methods._mask_rcnn_parts import (
     anchor_losses,
     box_losses,
-    inside,
     padded,
     pasted,
     pool,
 )
+from jaxseg.methods._padding import inside
 from jaxseg.methods._proposals import Proposals, centres_inside, detect, propose
 from jaxseg.methods._targets import Objects, crop_masks, draw_anchors, draw_rois, objects_of
 from jaxseg.models.mask_rcnn import MaskRCNN

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from jaxseg import losses
 from jaxseg.methods._detector_options import Options
@@ -79,14 +79,6 @@ def pasted(
         return paste_masks(mask[None], box[None], shape=shape)[0] >= 0.5
 
     return jax.lax.map(one, (masks, boxes), batch_size=_PASTED_AT_ONCE)
-
-
-def inside(size: Int[Array, "b 2"], shape: tuple[int, int]) -> Bool[Array, "b h w"]:
-    """Which pixels of maps of a shape are of an image of this size, and not padding."""
-    rows, cols = (
-        jnp.arange(n, dtype=size.dtype)[None] < size[:, i, None] for i, n in enumerate(shape)
-    )
-    return rows[:, :, None] & cols[:, None]
 
 
 def padded(x: Array, factor: int, axes: tuple[int, int]) -> Array:

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from jaxseg import losses
+from jaxseg.methods._padding import inside
 from jaxseg.methods.tasks import Task, resized, working_size
 from jaxseg.models.dsrl import Dual
 from jaxseg.models.dsrl import Stages as Networks
@@ -162,15 +162,15 @@ def method(
         if found.image is not None:
             with jax.named_scope("image_loss"):
                 off = found.image[:, :height, :width].astype(image.dtype) - image
-                there = _inside(batch["size"], (height, width), (height, width), image.dtype)
-                squares = jnp.sum(off**2, axis=-1) * there
+                there = inside(batch["size"], (height, width))
+                squares = jnp.sum(off**2, axis=-1, where=there[..., None])
                 measured["image_loss"] = jnp.sum(squares, axis=(1, 2)) / _count(there)
             value += image_weight * measured["image_loss"]
         if found.features is not None:
             with jax.named_scope("affinity_loss"):
                 grid = (found.features[0].shape[1], found.features[0].shape[2])
                 whole = (2 * small.shape[1], 2 * small.shape[2])
-                there = _inside(batch["size"], whole, grid, image.dtype)
+                there = inside(batch["size"], whole, grid)
                 # Zeros are alike in both maps, so that the pairs of padding add nothing.
                 ours, theirs = (f.astype(image.dtype) * there[..., None] for f in found.features)
                 mean = losses.feature_affinity(ours, theirs, order=order)
@@ -198,18 +198,7 @@ def method(
     return Method(init, evaluate_loss, predict)
 
 
-def _inside(
-    size: Int[Array, "b 2"], whole: tuple[int, int], grid: tuple[int, int], dtype: DTypeLike
-) -> Float[Array, "b h w"]:
-    """1 where the centre of a cell lies within `size`, else 0; the grid covers `whole` pixels."""
-    sides = []
-    for i, (cells, pixels) in enumerate(zip(grid, whole, strict=True)):
-        centres = (jnp.arange(cells, dtype=dtype) + 0.5) * (pixels / cells)
-        sides.append(centres[None] < size[:, i, None].astype(dtype))
-    return (sides[0][:, :, None] & sides[1][:, None]).astype(dtype)
-
-
-def _count(there: Float[Array, "b h w"]) -> Float[Array, " b"]:
+def _count(there: Bool[Array, "b h w"]) -> Float[Array, " b"]:
     return jnp.maximum(jnp.sum(there, axis=(1, 2)), 1)
 
 

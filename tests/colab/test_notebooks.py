@@ -49,8 +49,8 @@ def test_the_notebook_runs(source, monkeypatch):
 
     monkeypatch.setenv("JAXSEG_REHEARSAL", "1")
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-    # The notebook is a user's process: one device, and the compilation cache of the tests.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    # The notebook is a user's process: one device. It compiles as the tests do, into their cache.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.fspath(FOLDER.parent / ".cache" / "jax"))
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     client = nbclient.NotebookClient(

@@ -64,7 +64,10 @@ def test_cityscapes_from_the_download(tmp_path):
             Image.fromarray(label).save(folders[1] / f"{name}_gtFine_labelIds.png")
     config = dataclasses.replace(
         dsrl_cityscapes.VARIANTS["espnetv2_256_affinity"],
-        scale=0.5,
+        network="unet",
+        scale=1.0,
+        width=4,
+        depth=2,
         size=(16, 32),
         crop=(16, 32),
         batch_size=2,
