@@ -13,7 +13,9 @@ Memory is XLA's own figure of temporary buffers.
 
 The networks are Mask R-CNN's with ResNet-50 and 80 classes from random weights: prediction, and a
 training step (loss, gradient and an SGD update), which has to be finite for images with no object,
-with one and with as many as there may be.
+with one and with as many as there may be. torchvision's, where it is installed, takes its step on
+the same images and objects. Its batch norm is that of training, ours has fixed statistics; how much
+a prediction costs depends on what random weights find, so that only steps are compared.
 """
 
 import argparse
@@ -264,7 +266,38 @@ def networks(size, batch, dtype, repeats):
         "step": lambda: train(params, state, data),
         "prediction": lambda: test(params, state, data),
     }
+    if torchvision is not None:
+        runs["step, torchvision"] = torch_step(data, boxes)
     report(measure(runs, repeats), {"step": memory(train), "prediction": memory(test)})
+
+
+def torch_step(data, boxes):
+    size = data["image"].shape[1]
+    network = torchvision.models.detection.maskrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=81,
+        min_size=size,
+        max_size=size,
+    ).train()
+    optimizer = torch.optim.SGD(network.parameters(), 1e-5)
+    images = [torch.from_numpy(np.array(x)).permute(2, 0, 1) for x in data["image"]]
+    target = {
+        "boxes": torch.from_numpy(boxes[:, [1, 0, 3, 2]].copy()),
+        "labels": torch.ones(len(boxes), dtype=torch.int64),
+    }
+    targets = [
+        target | {"masks": torch.from_numpy(np.array(masks, np.uint8))} for masks in data["masks"]
+    ]
+
+    def run():
+        optimizer.zero_grad()
+        loss = sum(network(images, targets).values())
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run
 
 
 def compiled(function, data):

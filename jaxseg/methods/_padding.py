@@ -16,7 +16,7 @@ def inside(
             image; None: `shape`.
     """
     rows, cols = (
-        (jnp.arange(cells, dtype=jnp.float32) + 0.5) * (pixels / cells)
+        (jnp.arange(cells, dtype=jnp.float32)[None] + 0.5) * (pixels / cells)
         for cells, pixels in zip(at or shape, shape, strict=True)
     )
     ends = size.astype(jnp.float32)
