@@ -216,7 +216,8 @@ for name, found in figures.items():
 # longer trainings; what came of it so far stands in `experiments/results/dsrl.md`.
 #
 # Here are the outlines in a window, enlarged. The base has logits for every second pixel, enlarged
-# bilinearly; DSRL has logits for each, and after so few steps its outlines are still ragged.
+# bilinearly; DSRL has logits for each, and after so few steps its outlines are a pixel or two off
+# in places.
 
 # %%
 window = busiest(truth, 64)

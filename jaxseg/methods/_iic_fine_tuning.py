@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from jaxseg import losses
 from jaxseg.methods._iic_views import Inputs, head_of, initial, logits_of
+from jaxseg.methods._padding import inside
 from jaxseg.models.iic import upsample_probabilities
 from jaxseg.types import Batch, LossOutput, Method, Network, Prediction, PyTree
 

@@ -199,7 +199,7 @@ def method(
 
 
 def _count(there: Bool[Array, "b h w"]) -> Float[Array, " b"]:
-    return jnp.maximum(jnp.sum(there, axis=(1, 2)), 1)
+    return jnp.maximum(jnp.sum(there, axis=(1, 2), dtype=jnp.float32), 1)
 
 
 def _padded(x: Float[Array, "b h w c"], factor: int) -> Float[Array, "b oh ow c"]:

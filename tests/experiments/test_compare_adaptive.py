@@ -209,6 +209,7 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     # What is of the sampler alone is nothing to it.
     twin = write_run(tmp_path / "twin", variant("uniform", smoothness=4.0), 0.5)
     short = write_run(tmp_path / "short", variant("learned"), 0.5, step=600)
+    end = variant("learned").steps + variant("learned").sampler_steps
     other = write_run(tmp_path / "other", variant("uniform", 2), 0.5, pixels=50.0)
     bare = write_run(tmp_path / "bare", variant("uniform", 3), 0.5)
     (bare / "evaluation_test.json").write_text('{"figures": {}, "step": 600}')
@@ -216,7 +217,7 @@ def test_what_cannot_be_compared(tmp_path, capsys):
     (alien / "config.json").write_text('{"config": {"network": "unet"}}')
     for arguments, words in (
         ([good, twin], f"{twin}: the same training as {good}"),
-        ([short], f"{short}: is at step 600 of 1000"),
+        ([short], f"{short}: is at step 600 of {end}"),
         ([good, other], f"{other}: measured on other data than {good}"),
         ([bare], "lacks 'costs'"),
         ([alien], f"{alien}: is no run with adaptive downsampling"),
