@@ -13,7 +13,7 @@ AP_dsb and panoptic quality.
 - `embedding`: no boxes; a U-Net gives each pixel an embedding to which its place is added. Sized
   for two CPU cores.
 - `mask_rcnn_small`, `semiconv_small`: Mask R-CNN with a narrow ResNet-18, and with the embedding
-  in a second stage. For CPUs.
+  in a second stage, which wants a Mask R-CNN that has converged. For CPUs.
 - `paper`: ResNet-101 on a feature pyramid, two stages; it wants `--encoder FILE`, torchvision's
   weights, whose batch norm stays frozen. The paper gives no schedule for this set,
   nor learning rates; those of its VOC experiment are taken. `paper_mask_rcnn` is its baseline, of
@@ -116,7 +116,7 @@ PAPER = dataclasses.replace(
 VARIANTS = {
     "embedding": EMBEDDING,
     "mask_rcnn_small": SMALL,
-    "semiconv_small": dataclasses.replace(SMALL, method="semiconv", first_steps=2000),
+    "semiconv_small": dataclasses.replace(SMALL, method="semiconv", steps=6000, first_steps=4000),
     "paper": PAPER,
     "paper_mask_rcnn": dataclasses.replace(PAPER, method="mask_rcnn", first_steps=0),
     "brightfield": dataclasses.replace(
