@@ -34,7 +34,7 @@ _FIELDS = Config(
     brightness=0.1,
     contrast=0.2,
     tint=0.05,
-    # As published. Weights of classes do for an even grid what sampling does by itself.
+    # As published.
     class_weights="none",
     batch_size=4,
     steps=500,
