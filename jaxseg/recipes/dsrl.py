@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 
 from jaxseg.methods import dsrl
@@ -51,7 +52,8 @@ class Config(semantic.Config):
         image_weight: of the image's loss.
         affinity_weight: of feature affinity.
         heads_rate: factor on the learning rate of what DSRL adds to the trunk, such as 10 where the
-            trunk is trained already.
+            trunk is trained already; in stage "base" on that of what DSRL would take the place of,
+            the layers that predict.
     """
 
     stage: Stage = "affinity"
@@ -104,7 +106,25 @@ def build(config: Config) -> Experiment:
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    return semantic.with_rate(semantic.make_optimizer(config), "heads", config.heads_rate)
+    optimizer, factor = semantic.make_optimizer(config), config.heads_rate
+    if config.stage != "base" or factor == 1:
+        return semantic.with_rate(optimizer, lambda keys: "heads" in keys, factor)
+    replaced = _replaced(config)
+    return semantic.with_rate(optimizer, replaced.__contains__, factor)
+
+
+def _replaced(config: Config) -> frozenset[tuple[str, ...]]:
+    """Keys of the plain network's parameters that are not in the trunk."""
+
+    def params(stage: Stage) -> PyTree:
+        batch = {"image": jax.ShapeDtypeStruct((1, *config.crop, 3), np.uint8)}
+        return jax.eval_shape(make_method(config, stage).init, jax.random.key(0), batch)[0]
+
+    def keys(tree: PyTree) -> frozenset[tuple[str, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return frozenset(semantic.keys_of(path) for path, _ in leaves)
+
+    return keys(params("base")) - keys(params("sssr")["trunk"])
 
 
 def _resting(
@@ -114,8 +134,7 @@ def _resting(
 
     def label(params: Any) -> Any:
         def of(path: Any, _: Any) -> str:
-            keys = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
-            return "rests" if set(keys) & set(idle) else "learns"
+            return "rests" if set(semantic.keys_of(path)) & set(idle) else "learns"
 
         return jax.tree_util.tree_map_with_path(of, params)
 

@@ -162,24 +162,31 @@ def _try_network(config: Config, make_method: Callable[..., Method]) -> None:
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
     """The optimizer of a config, with its schedule."""
-    return with_rate(_optimizer(config), "encoder", config.encoder_rate)
+    return with_rate(_optimizer(config), lambda keys: "encoder" in keys, config.encoder_rate)
 
 
 def with_rate(
-    optimizer: optax.GradientTransformation, part: str, factor: float
+    optimizer: optax.GradientTransformation,
+    chosen: Callable[[tuple[str, ...]], bool],
+    factor: float,
 ) -> optax.GradientTransformation:
-    """The optimizer with another rate for the parameters below `part`, a key at any depth."""
+    """The optimizer with another rate for the parameters whose keys, from the root on, are chosen."""
     if factor == 1:
         return optimizer
 
     def inside(params: Any) -> Any:
-        def below(path: Any, _: Any) -> bool:
-            return part in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        def choose(path: Any, _: Any) -> bool:
+            return chosen(keys_of(path))
 
-        return jax.tree_util.tree_map_with_path(below, params)
+        return jax.tree_util.tree_map_with_path(choose, params)
 
     # After the optimizer: Adam would undo a factor on the gradient.
     return optax.chain(optimizer, optax.masked(optax.scale(factor), inside))
+
+
+def keys_of(path: Any) -> tuple[str, ...]:
+    """The keys of a leaf of variables, from the root on."""
+    return tuple(jax.tree_util.keystr(path, simple=True, separator="/").split("/"))
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
