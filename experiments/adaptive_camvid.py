@@ -46,7 +46,7 @@ _CAMVID = Config(
     sampler_grid=(16, 16),
     sampler_features=16,
     sampler_mean=True,
-    sampler_steps=1000,
+    sampler_steps=3000,
     sampler_rate=3e-3,
     save_every=500,
 )

@@ -1,4 +1,4 @@
-r"""Adaptive downsampling on carrot fields: 1224×1632 pixels read at 48² to 128².
+r"""Adaptive downsampling on carrot fields: 1224×1632 pixels read at 32² to 128².
 
     jaxseg train experiments/adaptive_carrot_weed.py --data DATA --workdir RUN \
         --variant unet_64_learned
@@ -49,7 +49,7 @@ _FIELDS = Config(
     save_every=500,
 )
 _NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
-    "unet": ((48, 64, 96, 128), {"network": "unet", "width": 16, "depth": 3}),
+    "unet": ((32, 48, 64, 96, 128), {"network": "unet", "width": 16, "depth": 3}),
     "pspnet": ((64,), {"network": "pspnet", "depth": 50, "width": 16}),
     "deeplab": ((64,), {"network": "deeplab_mobilenetv2", "scale": 0.5, "features": 64}),
 }
