@@ -170,7 +170,7 @@ def with_rate(
     chosen: Callable[[tuple[str, ...]], bool],
     factor: float,
 ) -> optax.GradientTransformation:
-    """The optimizer with another rate for the parameters whose keys, from the root on, are chosen."""
+    """The optimizer with another rate for parameters whose keys, from the root, are chosen."""
     if factor == 1:
         return optimizer
 
