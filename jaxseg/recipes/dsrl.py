@@ -16,7 +16,7 @@ from jaxseg.models.dsrl import dsrl as dsrl_network
 from jaxseg.models.dsrl import enlarged
 from jaxseg.recipes import semantic
 from jaxseg.recipes._semantic_initial import from_run, given_variables, initial_variables
-from jaxseg.recipes._semantic_network import build_network
+from jaxseg.recipes._semantic_network import TRUNKS, build_network
 from jaxseg.train import Experiment, Phase
 from jaxseg.train.phases import DataSource
 from jaxseg.types import InputError, Method, PyTree
@@ -84,6 +84,11 @@ def build(config: Config) -> Experiment:
         )
     if not 0 < config.heads_rate < math.inf:
         raise InputError(f"heads_rate is {config.heads_rate}; give more than 0")
+    if config.stage == "base" and config.heads_rate != 1 and config.network not in TRUNKS:
+        raise InputError(
+            f"heads_rate is {config.heads_rate}, and DSRL has no place in {config.network} that "
+            "would tell which layers predict; give 1"
+        )
 
     def train(weights: Sequence[float] | None, batches: DataSource) -> Sequence[Phase]:
         if config.stage != "phases":

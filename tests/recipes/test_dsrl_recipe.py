@@ -212,6 +212,7 @@ def test_wrong_numbers_are_refused(tmp_path):
         ({"affinity_stride": 0}, "affinity_stride is 0"),
         ({"reconstruction_width": 0}, "reconstruction_width is 0"),
         ({"heads_rate": 0.0}, r"heads_rate is 0\.0"),
+        ({"stage": "base", "network": "fcn", "heads_rate": 10.0}, "no place in fcn"),
         ({"size": (8, 8)}, "give --crop as well"),
         ({"tail_widths": (3, 3)}, "tail_widths"),
         ({"image_weight": -1.0}, "image_weight"),
