@@ -8,7 +8,8 @@ The rows of the paper's ablation, for ESPNetv2 and DeepLabv3+: `_base`, the plai
 All of a network begin with the same encoder (give `--encoder`, a file of released weights), and
 train the same number of steps on the same crops. Those that end in `_continued` go on from a
 trained base (give `--initial`, its run), the base too, so that what a part adds is not hidden by
-how fast a new part learns. Those that end in `_full` are for a GPU, the others for two CPU cores.
+how fast a new part learns; the layers that predict learn at ten times the rate in all of them.
+Those that end in `_full` are for a GPU, the others for two CPU cores.
 Other sizes of the input: `--size 180 240 --crop 144 192` is 90×120 in and 180×240 out.
 """
 
