@@ -95,14 +95,16 @@ show(
 # %% [markdown]
 # ## Two networks
 #
-# The base is a U-Net, its logits enlarged. For DSRL the same U-Net gives its features instead of
-# logits (`trunk=True`), and `dsrl_network` puts both branches on it. It makes three networks over
+# The base is a U-Net, its logits enlarged. For DSRL the same U-Net gives its features beside the
+# logits (`trunk="scored"`), and `dsrl_network` puts both branches on it: what the main branch finds
+# is added to the enlarged logits, so that training begins where the base does. (`trunk=True` gives
+# features alone, and the main branch takes the place of the logits.) It makes three networks over
 # one tree of variables, the stages of the paper: the main branch (`sssr`), with the image's
 # (`sisr`), and with the affinity of features (`affinity`).
 
 # %%
 base_network = enlarged(unet(2, width=8, depth=3))
-networks = dsrl_network(unet(2, width=8, depth=3, trunk=True), 2, width=16)
+networks = dsrl_network(unet(2, width=8, depth=3, trunk="scored"), 2, width=16)
 
 task = tasks.classes(2)
 options = {"stride": 8, "mean": 0.2, "std": 0.2}

@@ -33,6 +33,7 @@ from jaxseg.models import weights
 from jaxseg.models.dsrl import dsrl as dsrl_network
 from jaxseg.models.dsrl import enlarged
 from jaxseg.models.hrnet import hrnet
+from jaxseg.models.trunk import TrunkOption
 from jaxseg.train import Evaluation, Experiment, Phase, Schedule
 from jaxseg.types import InputError, Method, PyTree
 
@@ -46,6 +47,8 @@ class Config:
     Attributes:
         stage: "base": HRNet, its maps enlarged bilinearly; "sssr", "sisr", "affinity": the stages
             of DSRL.
+        residual: whether DSRL's main branch adds to the plain network's maps, enlarged, and begins
+            with them; otherwise it takes the place of the layers that predict.
         width: of HRNet's finest branch, 32 or 48 as published.
         stem: channels of its first convolutions.
         modules: exchanges in its last three stages.
@@ -67,6 +70,7 @@ class Config:
     """
 
     stage: Literal["base", "sssr", "sisr", "affinity"] = "affinity"
+    residual: bool = True
     width: int = 32
     stem: int = 64
     modules: tuple[int, int, int] = (1, 4, 3)
@@ -134,7 +138,9 @@ def build(config: Config) -> Experiment:
 
 def method(config: Config, *, halve: bool = True) -> Method:
     """The method of a config; `halve`: whether a crop that is predicted is halved first."""
-    trunk = config.stage != "base"
+    trunk: TrunkOption = config.stage != "base"
+    if trunk and config.residual:
+        trunk = "scored"
     network = hrnet(
         len(KEYPOINTS),
         width=config.width,

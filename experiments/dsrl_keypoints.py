@@ -28,6 +28,7 @@ from jaxseg.methods import dsrl, heatmaps
 from jaxseg.models.dsrl import dsrl as dsrl_network
 from jaxseg.models.dsrl import enlarged
 from jaxseg.models.hrnet import hrnet
+from jaxseg.models.trunk import TrunkOption
 from jaxseg.models.unet import unet
 from jaxseg.train import Evaluation, Experiment, Phase, Schedule
 from jaxseg.train.optimizers import cosine
@@ -46,6 +47,8 @@ class Config:
     Attributes:
         stage: "base": the plain network, its map enlarged bilinearly; "sssr", "sisr", "affinity":
             the stages of DSRL.
+        residual: whether DSRL's main branch adds to the plain network's maps, enlarged, and begins
+            with them; otherwise it takes the place of the layers that predict.
         network: "unet" or "hrnet".
         width: channels of U-Net's first block, or of HRNet's finest branch.
         sigma: of the heatmaps' Gaussians, in pixels of the whole image.
@@ -68,6 +71,7 @@ class Config:
     """
 
     stage: Literal["base", "sssr", "sisr", "affinity"] = "affinity"
+    residual: bool = True
     network: Literal["unet", "hrnet"] = "unet"
     width: int = 12
     sigma: float = 3.0
@@ -146,7 +150,9 @@ def build(config: Config) -> Experiment:
 
 def method(config: Config, *, halve: bool = True) -> Method:
     """The method of a config; `halve`: whether an image that is predicted is halved first."""
-    trunk = config.stage != "base"
+    trunk: TrunkOption = config.stage != "base"
+    if trunk and config.residual:
+        trunk = "scored"
     if config.network == "unet":
         network, stride = unet(1, width=config.width, depth=3, trunk=trunk), 8
     else:

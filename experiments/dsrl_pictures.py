@@ -21,6 +21,7 @@ from jaxseg.methods.tasks import Task, classes_at, resized
 from jaxseg.models.dsrl import dsrl as dsrl_network
 from jaxseg.models.layers import BatchNorm
 from jaxseg.models.resize import resize_nearest
+from jaxseg.models.trunk import TrunkOption
 from jaxseg.recipes.dsrl import Config, build_network
 from jaxseg.train.run_folder import open_run
 from jaxseg.types import InputError, Method, Network
@@ -95,7 +96,8 @@ def seeing(config: Config) -> Method:
     [0, 1], "ours" and "theirs" `[B, h, w, width]`, the features of the main branch after its
     transform and those of the image's}.
     """
-    trunk, stride, _ = build_network(config, trunk=True)
+    kind: TrunkOption = "scored" if config.residual else True
+    trunk, stride, _ = build_network(config, trunk=kind, auxiliary=False)
     width = config.reconstruction_width
 
     def evaluate(variables: Any, *inputs: Any, train: bool = False, **options: Any) -> Any:

@@ -13,11 +13,11 @@ from jaxseg.recipes import dsrl, semantic
 from jaxseg.recipes.semantic_table import validation_curve
 from jaxseg.types import InputError
 
-_OF_BRANCH = ("tail_widths", "reconstruction_width", "image_weight")
+_OF_BRANCH = ("residual", "tail_widths", "reconstruction_width", "image_weight")
 _OF_AFFINITY = (*_OF_BRANCH, "affinity_stride", "subsample", "order", "affinity_weight")
 STAGES = {
     "base": (),
-    "sssr": ("tail_widths",),
+    "sssr": ("residual", "tail_widths"),
     "sisr": _OF_BRANCH,
     "affinity": _OF_AFFINITY,
     "phases": _OF_AFFINITY,

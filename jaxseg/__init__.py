@@ -15,4 +15,4 @@ from jaxseg.types import Metric as Metric
 from jaxseg.types import Network as Network
 from jaxseg.types import Prediction as Prediction
 
-__version__ = "0.6.2"
+__version__ = "0.7.0"

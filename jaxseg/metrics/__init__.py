@@ -12,7 +12,7 @@ from jaxseg.metrics._keypoints_pck import keypoint_pck
 from jaxseg.metrics._mask_precision import mask_average_precision
 from jaxseg.metrics._panoptic import panoptic_quality
 from jaxseg.metrics._size_recall import size_recall
-from jaxseg.metrics._sums import together
+from jaxseg.metrics._sums import prefixed, together
 from jaxseg.metrics._superpixel import superpixel
 from jaxseg.metrics._trimap import trimap
 from jaxseg.metrics._view_information import complaints, view_information
@@ -30,6 +30,7 @@ __all__ = [
     "mask_average_precision",
     "match",
     "panoptic_quality",
+    "prefixed",
     "reconstruction_error",
     "size_recall",
     "superpixel",

@@ -10,6 +10,15 @@ def add(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return {name: a[name] + b[name] for name in a}
 
 
+def prefixed(prefix: str, metric: Metric) -> Metric:
+    """Makes a measure whose figures have `prefix` before their names."""
+
+    def compute(sums: Any) -> dict[str, float]:
+        return {prefix + name: figure for name, figure in metric.compute(sums).items()}
+
+    return metric._replace(compute=compute)
+
+
 def together(*metrics: Metric) -> Metric:
     """Makes one measure of several, whose figures have names that differ.
 

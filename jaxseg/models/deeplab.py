@@ -28,7 +28,7 @@ from jaxseg.models.settings import (
     checked_settings,
     normalised_network,
 )
-from jaxseg.models.trunk import Trunk
+from jaxseg.models.trunk import TRUNK_OPTIONS, Trunk, TrunkOption
 from jaxseg.models.xception import Xception
 from jaxseg.types import Network
 
@@ -62,10 +62,11 @@ class _ASPP(nn.Module):
 class _Decoder(nn.Module):
     num_classes: int
     features: int
-    trunk: bool
+    scored: bool
 
     @nn.compact
-    def __call__(self, x: Array, low: Array, layers: Layers) -> Array:
+    def __call__(self, x: Array, low: Array, layers: Layers) -> tuple[Array, Array | None]:
+        """The map that the scores are made of, and the scores, both at the size of `low`."""
         low = layers.conv(max(3 * self.features // 16, 1), name="conv1")(low)
         low = nn.relu(layers.norm(low, "bn1"))
         x = resize_bilinear(x, (low.shape[1], low.shape[2]), align_corners=True)
@@ -73,9 +74,10 @@ class _Decoder(nn.Module):
         for i, rate in ((2, 0.5), (3, 0.1)):
             x = nn.relu(layers.norm(layers.conv(self.features, 3, name=f"conv{i}")(x), f"bn{i}"))
             x = layers.dropout(x, rate, f"dropout{i}")
-        if self.trunk:
-            return x
-        return layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
+        if not self.scored:
+            return x, None
+        score = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")
+        return x, score(x)
 
 
 class _DeepLab(nn.Module):
@@ -84,7 +86,7 @@ class _DeepLab(nn.Module):
     output_stride: int
     features: int
     settings: Settings
-    trunk: bool
+    trunk: TrunkOption
 
     @nn.compact
     def __call__(
@@ -94,11 +96,12 @@ class _DeepLab(nn.Module):
         maps = self.encoder(x, train=train, mask=mask, axis_name=axis_name)
         _, low, *_, last = maps
         y = _ASPP(self.features, 16 // self.output_stride, name="aspp")(last, layers)
-        decoder = _Decoder(self.num_classes, self.features, self.trunk, name="decoder")
-        y = decoder(y, low, layers)
-        if self.trunk:
+        decoder = _Decoder(self.num_classes, self.features, self.trunk is not True, name="decoder")
+        y, scores = decoder(y, low, layers)
+        if scores is None:
             return Trunk(y, maps)
-        return resize_bilinear(y, (x.shape[1], x.shape[2]), align_corners=True)
+        scores = resize_bilinear(scores, (x.shape[1], x.shape[2]), align_corners=True)
+        return Trunk(y, maps, scores) if self.trunk else scores
 
 
 def deeplab_resnet(
@@ -111,7 +114,7 @@ def deeplab_resnet(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
 ) -> Network:
     """DeepLabv3+ on ResNet: an image of any size -> logits `[B, H, W, num_classes]`.
 
@@ -127,7 +130,7 @@ def deeplab_resnet(
         momentum: of the running statistics.
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
-        trunk: whether it gives a `models.trunk.Trunk`, at stride 4.
+        trunk: whether it gives a `models.trunk.Trunk`, at stride 4; "scored": one with the logits.
 
     Raises:
         ValueError: an option is out of range.
@@ -147,7 +150,7 @@ def deeplab_xception(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
 ) -> Network:
     """DeepLabv3+ on aligned Xception; see `deeplab_resnet`. `width` is a factor on its channels.
 
@@ -168,7 +171,7 @@ def deeplab_mobilenetv2(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
 ) -> Network:
     """DeepLabv3+ on MobileNetV2 without its last layer; see `deeplab_resnet`.
 
@@ -188,8 +191,9 @@ def _deeplab(
     output_stride: int,
     features: int,
     settings: Settings,
-    trunk: bool,
+    trunk: TrunkOption,
 ) -> Network:
+    check_known(TRUNK_OPTIONS, trunk=trunk)
     check_known((8, 16), output_stride=output_stride)
     check_positive(num_classes=num_classes, features=features)
     module = _DeepLab(num_classes, encoder, output_stride, features, settings, trunk)

@@ -133,6 +133,8 @@ class _Heads(nn.Module):
     width: int
     affinity_stride: int
     subsample: Subsample
+    adds: bool
+    """Whether the outputs are added to others, and begin as zeros."""
     settings: Settings
 
     @nn.compact
@@ -146,7 +148,8 @@ class _Heads(nn.Module):
     ) -> Array | Dual:
         layers = Layers(self.settings, train, mask, axis_name)
         fine = _Tail(self.tail_widths, self.size, name="tail")(features, layers)
-        score = layers.conv(self.num_outputs, use_bias=True, kernel_init=SCORES, name="score")
+        start = nn.initializers.zeros if self.adds else SCORES
+        score = layers.conv(self.num_outputs, use_bias=True, kernel_init=start, name="score")
         outputs = score(fine)
         everything = self.is_initializing()
         if not (train or everything):
@@ -178,12 +181,18 @@ def dsrl(
 ) -> Stages:
     """The heads of DSRL on any trunk: `[B, H, W, C]` -> `[B, 2H, 2W, num_outputs]`.
 
+    On a trunk with scores the main branch adds to these, enlarged bilinearly, and begins as zeros,
+    so that DSRL begins as the plain network that is `enlarged`. (The paper's branch comes after its
+    network's whole decoder. Where a decoder's last layers are its prediction, such as ESPNetv2's
+    last pyramid, a branch in their place begins without them.)
+
     Variables are {"params": {"trunk", "heads"}, "batch_stats": the same}. Inputs after the image,
     such as keys for dropout, are the trunk's.
 
     Args:
         trunk: a network that gives a `models.trunk.Trunk`, such as `unet(11, trunk=True)`; its
-            features are at 1 / 2^n of the image's size.
+            features are at 1 / 2^n of the image's size; its scores, as `unet(11, trunk="scored")`
+            has them, are at the image's.
         num_outputs: channels of the main branch's output.
         tail_widths: channels of the transposed 2×2 convolutions that bring the features to twice
             the image's size, one for each doubling; None: 16 in the last, twice as many in each one
@@ -202,8 +211,8 @@ def dsrl(
         dtype: of the heads' computation; None: that of the parameters.
 
     Raises:
-        ValueError: an option is out of range; when traced: the trunk gives no `Trunk`, or
-            `tail_widths` are not as many as it takes.
+        ValueError: an option is out of range; when traced: the trunk gives no `Trunk`, or its
+            scores have another shape; `tail_widths` are not as many as it takes.
     """
     settings = checked_settings(
         momentum,
@@ -219,7 +228,7 @@ def dsrl(
     widths = None if tail_widths is None else tuple(tail_widths)
 
     def stage(branches: Branches) -> Network:
-        def heads(image: Array) -> Network:
+        def heads(image: Array, *, adds: bool) -> Network:
             size = (2 * image.shape[1], 2 * image.shape[2])
             module = _Heads(
                 num_outputs,
@@ -230,6 +239,7 @@ def dsrl(
                 width,
                 affinity_stride,
                 subsample,
+                adds,
                 settings,
             )
             return normalised_network(module, settings)
@@ -237,9 +247,10 @@ def dsrl(
         def init(key: Array, /, *inputs: Array) -> dict[str, PyTree]:
             trunk_key, heads_key = jax.random.split(key)
             below = trunk.init(trunk_key, *inputs)
-            shapes = jax.eval_shape(lambda v: _maps(trunk.apply(v, *inputs)[0]), below)
-            maps = [jnp.zeros(s.shape, s.dtype) for s in shapes]
-            above = heads(inputs[0]).init(heads_key, *maps)
+            shapes = jax.eval_shape(lambda v: _checked(trunk.apply(v, *inputs)[0]), below)
+            found = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            own = heads(inputs[0], adds=found.scores is not None)
+            above = own.init(heads_key, *_maps(found))
             return {name: {"trunk": below[name], "heads": above[name]} for name in below}
 
         def apply(
@@ -249,8 +260,12 @@ def dsrl(
                 {name: tree[part] for name, tree in variables.items()}
                 for part in ("trunk", "heads")
             )
-            found, trunk_stats = trunk.apply(below, *inputs, **options)
-            outputs, heads_stats = heads(inputs[0]).apply(above, *_maps(found), **options)
+            given, trunk_stats = trunk.apply(below, *inputs, **options)
+            found = _checked(given)
+            own = heads(inputs[0], adds=found.scores is not None)
+            outputs, heads_stats = own.apply(above, *_maps(found), **options)
+            if found.scores is not None:
+                outputs = _added(outputs, found.scores, inputs[0])
             return outputs, {"trunk": trunk_stats, "heads": heads_stats}
 
         return Network(init, apply)
@@ -277,9 +292,22 @@ def enlarged(network: Network) -> Network:
     return Network(network.init, apply)
 
 
-def _maps(found: Any) -> tuple[Array, ...]:
+def _added(outputs: Array | Dual, scores: Array, image: Array) -> Array | Dual:
+    fine = outputs.outputs if isinstance(outputs, Dual) else outputs
+    expected = (*image.shape[:3], fine.shape[-1])
+    if scores.shape != expected:
+        raise ValueError(f"the trunk's scores are {scores.shape}: expected {expected}")
+    fine += resize_bilinear(scores, (fine.shape[1], fine.shape[2]))
+    return outputs._replace(outputs=fine) if isinstance(outputs, Dual) else fine
+
+
+def _checked(found: Any) -> Trunk:
     if not isinstance(found, Trunk):
         raise ValueError(f"the trunk gives {type(found).__name__}: expected a Trunk (trunk=True)")
+    return found
+
+
+def _maps(found: Trunk) -> tuple[Array, ...]:
     return (found.features, *found.encoded)
 
 

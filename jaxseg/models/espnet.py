@@ -28,7 +28,7 @@ from jaxseg.models.settings import (
     checked_settings,
     normalised_network,
 )
-from jaxseg.models.trunk import Trunk
+from jaxseg.models.trunk import TRUNK_OPTIONS, Trunk, TrunkOption
 from jaxseg.types import Network
 
 CHANNELS = {
@@ -81,29 +81,26 @@ class Decoder(nn.Module):
     num_classes: int
     width: int = 16
     settings: Settings = Settings()
-    trunk: bool = False
+    scored: bool = True
 
     @nn.compact
     def __call__(
         self, maps: tuple[Array, ...], *, train=False, mask=None, axis_name=None
-    ) -> Float[Array, "b h w n"]:
-        """The encoder's maps to logits at stride 2; a trunk leaves the last pyramid out."""
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w n"] | None]:
+        """The encoder's maps to what the last pyramid reads, and to its logits, at stride 2."""
         layers = Layers(self.settings, train, mask, axis_name)
         projection = max(min(self.num_classes // 2, self.width), 1)
         y = maps[-1]
-        for i, skip in enumerate((*maps[-2::-1], None), 1):
-            last = skip is None
-            if last and self.trunk:
-                break
-            features = self.num_classes if last else (5 - i) * self.width
-            pyramid = PyramidPool(features, projection, last, name=f"pyramid{i}")
-            y = pyramid(y, layers)
-            if skip is None:
-                break
+        for i, skip in enumerate(maps[-2::-1], 1):
+            features = (5 - i) * self.width
+            y = PyramidPool(features, projection, name=f"pyramid{i}")(y, layers)
             y = resize_bilinear(y, (skip.shape[1], skip.shape[2]), align_corners=True)
             y += Skip(features, name=f"skip{i + 1}")(skip, layers)
             y = NormAct(name=f"norm{i + 1}")(y, layers)
-        return y
+        if not self.scored:
+            return y, None
+        last = PyramidPool(self.num_classes, projection, last=True, name=f"pyramid{len(maps)}")
+        return y, last(y, layers)
 
 
 class _ESPNetv2(nn.Module):
@@ -111,7 +108,7 @@ class _ESPNetv2(nn.Module):
     scale: float
     decoder_width: int
     settings: Settings
-    trunk: bool
+    trunk: TrunkOption
 
     @nn.compact
     def __call__(
@@ -119,13 +116,15 @@ class _ESPNetv2(nn.Module):
     ) -> Float[Array, "b h w n"] | Trunk:
         options = {"train": train, "mask": mask, "axis_name": axis_name}
         maps = Encoder(self.scale, self.settings, name="encoder")(x, **options)
+        scored = self.trunk is not True
         decoder = Decoder(
-            self.num_classes, self.decoder_width, self.settings, self.trunk, name="decoder"
+            self.num_classes, self.decoder_width, self.settings, scored, name="decoder"
         )
-        y = decoder(maps, **options)
-        if self.trunk:
+        y, scores = decoder(maps, **options)
+        if scores is None:
             return Trunk(y, maps)
-        return resize_bilinear(y, (x.shape[1], x.shape[2]), align_corners=True)
+        scores = resize_bilinear(scores, (x.shape[1], x.shape[2]), align_corners=True)
+        return Trunk(y, maps, scores) if self.trunk else scores
 
 
 def espnetv2(
@@ -136,7 +135,7 @@ def espnetv2(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
 ) -> Network:
     """ESPNetv2: an image of any size and number of channels -> logits `[B, H, W, num_classes]`.
 
@@ -151,7 +150,8 @@ def espnetv2(
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
         trunk: whether it gives a `models.trunk.Trunk`, whose features are those that the last
-            pyramid reads, the prediction of this network: 2·`decoder_width` channels at stride 2.
+            pyramid reads, the prediction of this network: 2·`decoder_width` channels at stride 2;
+            "scored": one with the logits.
 
     Raises:
         ValueError: an option is out of range.
@@ -159,6 +159,7 @@ def espnetv2(
     settings = checked_settings(
         momentum, batch_norm, dtype, num_classes=num_classes, decoder_width=decoder_width
     )
+    check_known(TRUNK_OPTIONS, trunk=trunk)
     check_known(tuple(CHANNELS), scale=scale)
     return normalised_network(
         _ESPNetv2(num_classes, scale, decoder_width, settings, trunk), settings

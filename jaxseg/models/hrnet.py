@@ -19,11 +19,12 @@ from jaxseg.models.settings import (
     Layers,
     Settings,
     Statistics,
+    check_known,
     check_positive,
     checked_settings,
     normalised_network,
 )
-from jaxseg.models.trunk import Trunk
+from jaxseg.models.trunk import TRUNK_OPTIONS, Trunk, TrunkOption
 from jaxseg.types import Network
 
 # The authors' initial scores are near 0, as heatmaps are nearly everywhere.
@@ -96,7 +97,7 @@ class _HRNet(nn.Module):
     modules: tuple[int, int, int]
     blocks: int
     full_size: bool
-    trunk: bool
+    trunk: TrunkOption
     settings: Settings
 
     @nn.compact
@@ -120,12 +121,13 @@ class _HRNet(nn.Module):
                 fused = 1 if stage == 4 and i == modules - 1 else stage
                 exchange = _Exchange(self.blocks, fused, name=f"stage{stage}_{i}")
                 branches, maps = exchange(maps, layers)
-        if self.trunk:
+        if self.trunk is True:
             return Trunk(maps[0], branches)
         outputs = layers.conv(
             self.num_outputs, use_bias=True, kernel_init=_SCORES, name="final_layer"
         )(maps[0])
-        return resize_bilinear(outputs, size) if self.full_size else outputs
+        outputs = resize_bilinear(outputs, size) if self.full_size else outputs
+        return Trunk(maps[0], branches, outputs) if self.trunk else outputs
 
 
 def hrnet(
@@ -136,7 +138,7 @@ def hrnet(
     modules: tuple[int, int, int] = (1, 4, 3),
     blocks: int = 4,
     full_size: bool = False,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
@@ -155,7 +157,8 @@ def hrnet(
         blocks: residual blocks in every branch of an exchange, and bottlenecks in the first stage.
         full_size: whether the outputs are resized to the image, bilinearly with its borders kept.
         trunk: gives `Trunk` instead of outputs: the fused map at stride 4, and what the four
-            branches (strides 4, 8, 16 and 32) hold before they are fused for the last time.
+            branches (strides 4, 8, 16 and 32) hold before they are fused for the last time;
+            "scored": and the outputs.
         momentum: of the running statistics.
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
@@ -172,6 +175,7 @@ def hrnet(
         stem=stem,
         blocks=blocks,
     )
+    check_known(TRUNK_OPTIONS, trunk=trunk)
     check_positive(**{f"modules[{i}]": number for i, number in enumerate(modules)})
     module = _HRNet(num_outputs, width, stem, modules, blocks, full_size, trunk, settings)
     return normalised_network(module, settings)

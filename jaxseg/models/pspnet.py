@@ -24,7 +24,7 @@ from jaxseg.models.settings import (
     checked_settings,
     normalised_network,
 )
-from jaxseg.models.trunk import Trunk
+from jaxseg.models.trunk import TRUNK_OPTIONS, Trunk, TrunkOption
 from jaxseg.types import Network
 
 Depth = Literal[50, 101]
@@ -61,17 +61,19 @@ class _Head(nn.Module):
 
     num_classes: int
     features: int
-
-    trunk: bool = False
+    scored: bool = True
 
     @nn.compact
-    def __call__(self, x: Array, layers: Layers, size: tuple[int, int]) -> Array:
+    def __call__(
+        self, x: Array, layers: Layers, size: tuple[int, int]
+    ) -> tuple[Array, Array | None]:
+        """The map that the scores are made of, and the scores at a size."""
         x = nn.relu(layers.norm(layers.conv(self.features, 3, name="conv")(x), "bn"))
         x = layers.dropout(x, _DROPOUT, "dropout", channels=True)
-        if self.trunk:
-            return x
-        x = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
-        return resize_bilinear(x, size, align_corners=True)
+        if not self.scored:
+            return x, None
+        y = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="score")(x)
+        return x, resize_bilinear(y, size, align_corners=True)
 
 
 class _PSPNet(nn.Module):
@@ -81,7 +83,7 @@ class _PSPNet(nn.Module):
     bins: tuple[int, ...]
     auxiliary: bool
     settings: Settings
-    trunk: bool
+    trunk: TrunkOption
 
     @nn.compact
     def __call__(
@@ -93,14 +95,15 @@ class _PSPNet(nn.Module):
         maps = encoder(x, train=train, mask=mask, axis_name=axis_name)
         *_, third, last = maps
         y = _Pyramid(self.bins, name="pyramid")(last, layers)
-        head = _Head(self.num_classes, last.shape[-1] // 4, self.trunk, name="head")
-        logits = head(y, layers, size)
-        if self.trunk:
-            return Trunk(logits, maps)
+        head = _Head(self.num_classes, last.shape[-1] // 4, self.trunk is not True, name="head")
+        features, logits = head(y, layers, size)
+        if logits is None or self.trunk:
+            return Trunk(features, maps, logits)
         if not self.auxiliary or not (train or self.is_initializing()):
             return logits
         head = _Head(self.num_classes, third.shape[-1] // 4, name="auxiliary")
-        return WithAuxiliary(logits, head(third, layers, size))
+        _, second = head(third, layers, size)
+        return logits if second is None else WithAuxiliary(logits, second)
 
 
 def pspnet(
@@ -113,7 +116,7 @@ def pspnet(
     momentum: float = 0.9,
     batch_norm: Statistics = "running",
     dtype: DTypeLike | None = None,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
 ) -> Network:
     """PSPNet: an image of any size and number of channels -> logits `[B, H, W, num_classes]`.
 
@@ -132,12 +135,14 @@ def pspnet(
         momentum: of the running statistics.
         batch_norm: what evaluation normalises with.
         dtype: of the computation; None: that of the parameters.
-        trunk: whether it gives a `models.trunk.Trunk`, at stride 8 and without the auxiliary head.
+        trunk: whether it gives a `models.trunk.Trunk`, at stride 8 and without the auxiliary head;
+            "scored": one with the logits.
 
     Raises:
         ValueError: an option is out of range.
     """
     settings = checked_settings(momentum, batch_norm, dtype, num_classes=num_classes, width=width)
+    check_known(TRUNK_OPTIONS, trunk=trunk)
     check_known(get_args(Depth), depth=depth)
     if not bins or min(bins) < 1 or 32 * width % len(bins):
         raise ValueError(f"bins={tuple(bins)}: expected 1 or more each, their number a divisor")

@@ -22,7 +22,7 @@ from jaxseg.models.settings import (
     normalised_network,
 )
 from jaxseg.models.superpixel_pool import SuperpixelPool
-from jaxseg.models.trunk import Trunk
+from jaxseg.models.trunk import TRUNK_OPTIONS, Trunk, TrunkOption
 from jaxseg.models.upsampling import ConvTranspose2x2, upsample_bilinear_2x
 from jaxseg.types import Network
 
@@ -75,7 +75,7 @@ class _UNet(nn.Module):
     normalise: bool
     superpixels: Superpixels | None
     settings: Settings
-    trunk: bool
+    trunk: TrunkOption
 
     @nn.compact
     def __call__(
@@ -134,9 +134,12 @@ class _UNet(nn.Module):
                         number, num_iters, num_learned, dtype, name="superpixels"
                     )
                     x = layer(x, guide)
-        if self.trunk:
-            return Trunk(x, (*skips, bottom))
+        maps = (*skips, bottom)
+        if self.trunk is True:
+            return Trunk(x, maps)
         logits = layers.conv(self.num_classes, use_bias=True, kernel_init=SCORES, name="head")(x)
+        if self.trunk:
+            return Trunk(x, maps, logits)
         return logits[:, : size[0], : size[1]] if self.padding == "mirror" else logits
 
     def _check_size(self, x) -> None:
@@ -159,7 +162,7 @@ def unet(
     momentum: float = 0.9,
     superpixels: Superpixels | None = None,
     dtype: DTypeLike | None = None,
-    trunk: bool = False,
+    trunk: TrunkOption = False,
 ) -> Network:
     """U-Net on images of any number of channels; logits `[B, H, W, num_classes]`.
 
@@ -181,7 +184,8 @@ def unet(
         momentum: of the running statistics.
         superpixels: adds a `SuperpixelPool`; needs padding "same".
         dtype: of the computation; None: that of the parameters.
-        trunk: whether it gives a `models.trunk.Trunk`, of the image's size; needs padding "same".
+        trunk: whether it gives a `models.trunk.Trunk`, of the image's size, "scored" for one with
+            the logits; needs padding "same".
 
     Raises:
         ValueError: an option is out of range; when traced: a size that the padding does not allow.
@@ -195,6 +199,7 @@ def unet(
         depth=depth,
     )
     check_known(get_args(Padding), padding=padding)
+    check_known(TRUNK_OPTIONS, trunk=trunk)
     check_known(get_args(Upsampling), upsampling=upsampling)
     if upsampling == "bilinear" and width % 2:
         raise ValueError(f"width={width}: bilinear upsampling halves channels, give an even number")

@@ -1,7 +1,6 @@
 """What is measured of a training with adaptive downsampling, beside its classes."""
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,30 +30,11 @@ def classes(
     plain = metrics.confusion(num_classes, names=names, target_classes=targets)
     if not details:
         return plain
-    rest = {
-        "trimap_": metrics.trimap(num_classes, RADII),
-        "": metrics.size_recall(num_classes, BINS, target_classes=targets),
-    }
-    return _together(plain, rest)
-
-
-def _together(first: Metric, rest: Mapping[str, Metric]) -> Metric:
-    """Several measures of one prediction; the figures of the others have a prefix."""
-    parts = {"classes": ("", first)} | {f"{i}": pair for i, pair in enumerate(rest.items())}
-
-    def measure(prediction: Prediction, batch: Batch) -> dict[str, Any]:
-        return {name: m.measure(prediction, batch) for name, (_, m) in parts.items()}
-
-    def merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-        return {name: m.merge(a[name], b[name]) for name, (_, m) in parts.items()}
-
-    def compute(sums: dict[str, Any]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for name, (prefix, m) in parts.items():
-            found |= {prefix + k: v for k, v in m.compute(sums[name]).items()}
-        return found
-
-    return Metric(measure, merge, compute)
+    return metrics.together(
+        plain,
+        metrics.prefixed("trimap_", metrics.trimap(num_classes, RADII)),
+        metrics.size_recall(num_classes, BINS, target_classes=targets),
+    )
 
 
 def sampling(

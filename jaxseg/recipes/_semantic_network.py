@@ -11,6 +11,7 @@ from jaxseg.models.espnet import espnetv2
 from jaxseg.models.fcn import fcn, fcn_alexnet
 from jaxseg.models.pspnet import pspnet
 from jaxseg.models.resunet import resunet
+from jaxseg.models.trunk import TrunkOption
 from jaxseg.models.unet import Superpixels, unet
 from jaxseg.models.weights import CLASSIFIERS, DILATED_VGG16, ESPNETV2, FCN_VGG16, Naming
 from jaxseg.recipes._semantic_config import Config
@@ -41,12 +42,12 @@ class EncoderWeights(NamedTuple):
     """Patterns of the network's variables that the file does not hold."""
 
 
-def build_network(config: Config, *, trunk: bool = False, auxiliary: bool = True) -> Built:
+def build_network(config: Config, *, trunk: TrunkOption = False, auxiliary: bool = True) -> Built:
     """The network that a config describes.
 
     Args:
         config: its numbers.
-        trunk: whether it gives a `models.trunk.Trunk`.
+        trunk: whether it gives a `models.trunk.Trunk`; "scored": one with the scores.
         auxiliary: whether PSPNet has its auxiliary head.
 
     Raises:
@@ -60,7 +61,7 @@ def build_network(config: Config, *, trunk: bool = False, auxiliary: bool = True
     common: dict[str, Any] = {"dtype": None if dtype == jnp.float32 else dtype}
     normed = common | {"batch_norm": config.batch_norm}
     if trunk:
-        normed["trunk"] = True
+        normed["trunk"] = trunk
     width: dict[str, Any] = {"width": config.width} if config.width else {}
     hidden: dict[str, Any] = {"hidden": config.hidden} if config.hidden else {}
     match config.network:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxseg import metrics
 from jaxseg.methods import dsrl
 from jaxseg.methods.tasks import classes
 from jaxseg.models.dsrl import dsrl as dsrl_network
@@ -31,6 +32,10 @@ _IDLE: dict[Stage, tuple[str, ...]] = {
 """The parts that no loss of a stage reaches."""
 
 
+RADII = (1, 2, 4, 8, 16, 32)
+"""Pixels from the borders of the labels, within which an evaluation measures once more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(semantic.Config):
     """The numbers of a training; `size` and `crop` are those of the output, twice the input's.
@@ -43,6 +48,8 @@ class Config(semantic.Config):
             DSRL; "sisr": and the image's; "affinity": and feature affinity; "phases": these three
             one after the other, a third of the steps each, with a schedule and an optimizer of
             its own. Such a run cannot go on to another number of steps.
+        residual: whether the main branch adds to the prediction of the plain network, enlarged, and
+            begins with it; otherwise it takes the place of the layers that predict.
         tail_widths: channels of the transposed convolutions, see `models.dsrl.dsrl`; none: its
             default.
         reconstruction_width: channels of the image's branch.
@@ -52,11 +59,11 @@ class Config(semantic.Config):
         image_weight: of the image's loss.
         affinity_weight: of feature affinity.
         heads_rate: factor on the learning rate of what DSRL adds to the trunk, such as 10 where the
-            trunk is trained already; in stage "base" on that of what DSRL would take the place of,
-            the layers that predict.
+            trunk is trained already, and of the layers that predict in the plain network.
     """
 
     stage: Stage = "affinity"
+    residual: bool = True
     tail_widths: tuple[int, ...] = ()
     reconstruction_width: int = 32
     affinity_stride: int = 8
@@ -69,6 +76,9 @@ class Config(semantic.Config):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config; see `recipes.semantic.build`.
+
+    An evaluation has also "full/trimap_miou_R" and the like, see `metrics.trimap`: what more detail
+    is worth shows near the borders.
 
     Raises:
         InputError: if a number cannot be used.
@@ -107,23 +117,32 @@ def build(config: Config) -> Experiment:
             for part, idle in _IDLE.items()
         ]
 
-    return semantic.assemble(config, functools.partial(make_method, config), train, _fill)
+    near = metrics.prefixed("trimap_", metrics.trimap(config.num_classes, RADII))
+    return semantic.assemble(config, functools.partial(make_method, config), train, _fill, [near])
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
     optimizer, factor = semantic.make_optimizer(config), config.heads_rate
-    if config.stage != "base" or factor == 1:
-        return semantic.with_rate(optimizer, lambda keys: "heads" in keys, factor)
-    replaced = _replaced(config)
-    return semantic.with_rate(optimizer, replaced.__contains__, factor)
+    if factor == 1:
+        return optimizer
+    predicting = _predicting(config)
+
+    def chosen(keys: tuple[str, ...]) -> bool:
+        if config.stage == "base":
+            return keys in predicting
+        part, *rest = keys
+        return part == "heads" or tuple(rest) in predicting
+
+    return semantic.with_rate(optimizer, chosen, factor)
 
 
-def _replaced(config: Config) -> frozenset[tuple[str, ...]]:
-    """Keys of the plain network's parameters that are not in the trunk."""
+def _predicting(config: Config) -> frozenset[tuple[str, ...]]:
+    """Keys of the plain network's parameters that are not in a trunk without scores."""
 
     def params(stage: Stage) -> PyTree:
         batch = {"image": jax.ShapeDtypeStruct((1, *config.crop, 3), np.uint8)}
-        return jax.eval_shape(make_method(config, stage).init, jax.random.key(0), batch)[0]
+        method = make_method(dataclasses.replace(config, residual=False), stage)
+        return jax.eval_shape(method.init, jax.random.key(0), batch)[0]
 
     def keys(tree: PyTree) -> frozenset[tuple[str, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -171,7 +190,11 @@ def make_method(
     stage = config.stage if stage is None else stage
     at = config.size if size is None else size
     base = stage == "base"
-    network, stride, dropout = build_network(config, trunk=not base, auxiliary=False)
+    network, stride, dropout = build_network(
+        config,
+        trunk=not base and ("scored" if config.residual else True),
+        auxiliary=False,
+    )
     if base:
         network = enlarged(network)
     else:

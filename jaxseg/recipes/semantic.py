@@ -19,7 +19,7 @@ from jaxseg.recipes._semantic_network import build_network
 from jaxseg.train import Evaluation, Experiment, Phase, Schedule
 from jaxseg.train.optimizers import cosine, exponential, polynomial
 from jaxseg.train.phases import DataSource
-from jaxseg.types import Batch, InputError, Method, Prediction, PyTree
+from jaxseg.types import Batch, InputError, Method, Metric, Prediction, PyTree
 
 CACHE_BYTES = 1 << 30
 
@@ -56,6 +56,7 @@ def assemble(
     make_method: Callable[..., Method],
     make_phases: Callable[[Sequence[float] | None, DataSource], Sequence[Phase]],
     fill: Callable[[Config, PyTree, PyTree], tuple[PyTree, PyTree]],
+    details: Sequence[Metric] = (),
 ) -> Experiment:
     """The experiment of a config whose method is another one; see `build`.
 
@@ -65,6 +66,8 @@ def assemble(
             `class_weights`.
         make_phases: weights of the classes and batches -> what to train.
         fill: puts `config.encoder` or `config.initial` into random variables.
+        details: what an evaluation measures beside the classes, against labels as they are; not
+            validation.
 
     Raises:
         InputError: if a number cannot be used.
@@ -80,15 +83,16 @@ def assemble(
         )
         return make_phases(find_class_weights(config, source, folder), batches)
 
-    def evaluation(folder: Path, split: str, size: tuple[int, int]) -> Evaluation:
+    def evaluation(folder: Path, split: str, size: tuple[int, int], *more: Metric) -> Evaluation:
         source, names = _labelled(folder, split, config, size)
         batches = data.eval_batches(source, batch_size=config.batch_size)
         metric = metrics.confusion(config.num_classes, names=names)
+        metric = metrics.together(metric, *more) if more else metric
         return Evaluation(make_method(), metric, batches)
 
     def evaluations(folder: Path, split: str) -> Mapping[str, Evaluation]:
-        rows = {name: evaluation(folder, split, config.size)}
-        return rows if name == "full" else rows | {"full": evaluation(folder, split, (0, 0))}
+        full = {"full": evaluation(folder, split, (0, 0), *details)}
+        return full if name == "full" else {name: evaluation(folder, split, config.size)} | full
 
     def validation(folder: Path) -> Mapping[str, Evaluation]:
         return {name: evaluation(folder, config.validation_split, config.size)}

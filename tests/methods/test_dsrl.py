@@ -27,11 +27,14 @@ CLASSES = 3
 class _Trunk(nn.Module):
     """What compiles fast and has statistics of its batch."""
 
+    scored: bool = False
+
     @nn.compact
     def __call__(self, x, *, train=False, mask=None, axis_name=None):
         fine = BatchNorm()(nn.Dense(6)(x), train=train, mask=mask, axis_name=axis_name)
         coarse = nn.relu(nn.Dense(5)(fine[:, ::2, ::2]))
-        return Trunk(nn.relu(fine), (fine, coarse))
+        scores = nn.Dense(CLASSES)(fine) if self.scored else None
+        return Trunk(nn.relu(fine), (fine, coarse), scores)
 
 
 def batch(size=4, height=20, width=28, seed=0):
@@ -51,13 +54,13 @@ def batch(size=4, height=20, width=28, seed=0):
     }
 
 
-def stages(**options):
-    networks = dsrl_network(network(_Trunk()), CLASSES, width=4, affinity_stride=4)
+def stages(*, scored=False, **options):
+    networks = dsrl_network(network(_Trunk(scored)), CLASSES, width=4, affinity_stride=4)
     return dsrl.stages(networks, classes(CLASSES), **options)
 
 
 # The stages before do less of the same.
-@pytest.mark.parametrize("stage", ["affinity", "base"])
+@pytest.mark.parametrize("stage", ["affinity", "scored", "base"])
 def test_contract(stage):
     if stage == "base":
 
@@ -69,7 +72,7 @@ def test_contract(stage):
 
         method = dsrl.method(enlarged(network(Scores())), classes(CLASSES), stride=2)
     else:
-        method = getattr(stages(stride=2), stage)
+        method = stages(stride=2, scored=stage == "scored").affinity
     # With batch norm, micro-batches differ; two equal logits may be ordered either way.
     check_method(method, batch(16, 14, 11), accumulation_exact=False, unequal_labels=0.01)
 
@@ -290,11 +293,12 @@ def test_refused():
         other().predict({"scale": jnp.ones(())}, {}, {"image": jnp.zeros((2, 8, 12, 3))})
 
 
-def test_what_is_deployed_costs_the_plain_network_and_the_tail():
+@pytest.mark.parametrize("trunk", [True, "scored"])
+def test_what_is_deployed_costs_the_plain_network_and_the_tail(trunk):
     """Of the image's branch and the transform nothing is left."""
     height, width, channels, kinds = 32, 48, 4, 5
     plain = unet(kinds, width=channels, depth=2)
-    networks = dsrl_network(unet(kinds, width=channels, depth=2, trunk=True), kinds, width=16)
+    networks = dsrl_network(unet(kinds, width=channels, depth=2, trunk=trunk), kinds, width=16)
     image = jax.ShapeDtypeStruct((1, 2 * height, 2 * width, 3), jnp.uint8)
     found = []
     for deployed in (enlarged(plain), networks.affinity):
@@ -304,7 +308,9 @@ def test_what_is_deployed_costs_the_plain_network_and_the_tail():
     pixels = height * width
     own = 16
     tail, score = 4 * pixels * channels * own, 4 * pixels * own * kinds
-    assert found[1].macs - found[0].macs == tail + score - pixels * channels * kinds
-    # A kernel, batch norm's scale and shift, and more scores.
-    added = 4 * channels * own + 2 * own + (own - channels) * kinds
+    # The plain network's scores stay, or the branch's come in their place.
+    gone = 0 if trunk == "scored" else 1
+    assert found[1].macs - found[0].macs == tail + score - gone * pixels * channels * kinds
+    # A kernel, batch norm's scale and shift, and scores with a bias each.
+    added = 4 * channels * own + 2 * own + (own + 1) * kinds - gone * (channels + 1) * kinds
     assert found[1].parameters - found[0].parameters == added

@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,21 @@ def test_every_family_is_a_trunk(name):
     prediction = ("score", "head", "auxiliary", "final_layer", "pyramid4")
     assert all(any(word in n for word in prediction) for n in missing)
     assert missing
+    # With its scores it has the prediction, too.
+    scored = make(trunk="scored")
+    found = jax.eval_shape(scored.init, jax.random.key(0), image)
+    names = dict(jax.tree_util.tree_leaves_with_path(shapes(found), is_leaf=_is_shape))
+    missing = {jax.tree_util.keystr(path) for path in plain_names.keys() - names.keys()}
+    assert names.items() <= plain_names.items() and all("auxiliary" in n for n in missing)
+    got, _ = jax.eval_shape(lambda v, x: scored.apply(v, x, train=True), found, image)
+    assert got.scores.shape == (2, 32, 64, 5)
+
+
+@pytest.mark.parametrize("make", [unet, espnetv2, pspnet, hrnet])
+def test_no_other_trunk(make):
+    """Without the tests' own check of types."""
+    with pytest.raises(ValueError, match="trunk='scores': expected one of"):
+        inspect.unwrap(make)(5, trunk="scores")
 
 
 def _is_shape(x):
@@ -63,6 +80,7 @@ def _is_shape(x):
 @pytest.mark.parametrize("name", ["unet", "hrnet", "deeplab_mobilenetv2"])
 def test_the_features_are_those_that_the_prediction_reads(name):
     make = TRUNKS[name][0]
+    scored = make(trunk="scored")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), jnp.float32)
     plain, trunk = make(), make(trunk=True)
     variables = jax.jit(plain.init)(jax.random.key(0), x)
@@ -76,6 +94,9 @@ def test_the_features_are_those_that_the_prediction_reads(name):
     scores = np.asarray(features) @ np.asarray(head["kernel"])[0, 0] + np.asarray(head["bias"])
     want = resize_bilinear(jnp.asarray(scores), (32, 32), align_corners="deeplab" in name)
     np.testing.assert_allclose(want, logits, atol=1e-4)
+    both = jax.jit(lambda v, x: scored.apply(v, x)[0])(variables, x)
+    np.testing.assert_allclose(both.scores, logits, atol=1e-5)
+    np.testing.assert_allclose(both.features, features, atol=1e-5)
 
 
 SIZE = (2, 12, 20, 3)
@@ -116,6 +137,33 @@ def test_each_stage_adds_a_branch_over_one_tree(made):
     assert outputs["sisr"].image.shape == (2, 24, 40, 3)
     ours, theirs = outputs["affinity"].features
     assert ours.shape == theirs.shape == (2, 3, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["unet", "espnetv2"])
+def test_on_a_trunk_with_scores_it_begins_as_the_plain_network(name):
+    make = TRUNKS[name][0]
+    plain, net = enlarged(make()), dsrl(make(trunk="scored"), 5, width=6).affinity
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 32, 48, 3)), jnp.float32)
+    variables = jax.jit(net.init)(jax.random.key(0), x)
+    below = {part: tree["trunk"] for part, tree in variables.items()}
+    for train in (False, True):
+        want, want_stats = jax.jit(lambda v, x, t=train: plain.apply(v, x, train=t))(below, x)
+        got, stats = jax.jit(lambda v, x, t=train: net.apply(v, x, train=t))(variables, x)
+        both = (got.outputs, want.outputs) if train else (got, want)
+        np.testing.assert_allclose(*both, atol=1e-5)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stats["trunk"], want_stats
+        )
+    # Then what the tail says is added.
+    score = variables["params"]["heads"]["score"]
+    score["kernel"] = jnp.full_like(score["kernel"], 0.1)
+    more, _ = jax.jit(net.apply)(variables, x)
+    assert float(jnp.max(jnp.abs(more - both[1]))) > 0.1
+    bias = {"kernel": jnp.zeros_like(score["kernel"]), "bias": jnp.arange(5.0)}
+    variables["params"]["heads"]["score"] = bias
+    more, _ = jax.jit(net.apply)(variables, x)
+    want, _ = jax.jit(plain.apply)(below, x)
+    np.testing.assert_allclose(more - want, np.broadcast_to(np.arange(5.0), want.shape), atol=1e-5)
 
 
 def test_prediction_reads_the_main_branch_alone(made):
@@ -223,5 +271,13 @@ def test_refused():
             dsrl(trunk, 5, **options)
     with pytest.raises(ValueError, match="trunk=True"):
         jax.eval_shape(dsrl(unet(5, width=2, depth=2), 5).sssr.init, jax.random.key(0), image())
+    for other, words in (
+        (unet(4, width=2, depth=2, trunk="scored"), r"\(2, 12, 20, 4\): expected \(2, 12, 20, 5\)"),
+        (hrnet(5, width=2, stem=2, modules=(1, 1, 1), blocks=1, trunk="scored"), "expected"),
+    ):
+        net = dsrl(other, 5).sssr
+        found = jax.eval_shape(net.init, jax.random.key(0), image())
+        with pytest.raises(ValueError, match=f"the trunk's scores are .*{words}"):
+            jax.eval_shape(net.apply, found, image())
     with pytest.raises(ValueError, match="of a trunk"):
         unet(5, padding="valid", trunk=True)

@@ -105,11 +105,17 @@ def test_what_a_phase_does_not_train_rests(folder):
     }
 
 
-@pytest.mark.parametrize(("stage", "fast"), [("affinity", "heads"), ("base", "head")])
-def test_what_predicts_may_learn_fast(folder, stage, fast):
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("stage", ["affinity", "base"])
+def test_what_predicts_may_learn_fast(folder, stage, residual):
     """SGD without decay moves each part by its own multiple of the gradient."""
     plain = dataclasses.replace(
-        SMALL, stage=stage, optimizer="sgd", weight_decay=0.0, decay="constant"
+        SMALL,
+        stage=stage,
+        residual=residual,
+        optimizer="sgd",
+        weight_decay=0.0,
+        decay="constant",
     )
     shapes, _ = variables(plain)
     grads = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
@@ -119,7 +125,10 @@ def test_what_predicts_may_learn_fast(folder, stage, fast):
         updates, _ = phase.optimizer.update(grads, phase.optimizer.init(grads), grads)
         moved.append(updates)
     ratio = jax.tree.map(lambda a, b: float(np.mean(b / a)), *moved)
-    np.testing.assert_allclose(jax.tree.leaves(ratio.pop(fast)), 10, rtol=1e-4)
+    fast = [ratio.pop("head")] if stage == "base" else [ratio.pop("heads")]
+    if stage != "base" and residual:
+        fast.append(ratio["trunk"].pop("head"))
+    np.testing.assert_allclose(jax.tree.leaves(fast), 10, rtol=1e-4)
     np.testing.assert_allclose(jax.tree.leaves(ratio), 1, rtol=1e-4)
 
 
@@ -248,6 +257,9 @@ def test_from_end_to_end(folder, tmp_path, capsys):
     assert main(["evaluate", str(run), "--data", str(folder), "--split", "test"]) == 0
     record = json.loads((run / "evaluation_test.json").read_text())
     assert record["figures"]["full/pixels"] == 11 * 18  # The ignored row does not count.
+    near = [record["figures"][f"full/trimap_pixels_{r}"] for r in dsrl.RADII]
+    assert near[0] > 0 and near == sorted(near) and near[-1] == 11 * 18
+    assert not any("trimap" in name for row in logged for name in row)
     image = np.random.default_rng(1).integers(0, 256, (12, 18, 3), np.uint8)
     predictor = jaxseg.load(run)
     assert predictor(image)["classes"].shape == (12, 18)
@@ -273,7 +285,8 @@ def _constants_like(module, part):
     return re.search(rf"stablehlo\.constant .*tensor<{shape}xf32>", module) is not None
 
 
-def test_a_base_run_fills_the_trunk(folder, tmp_path, capsys):
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_base_run_fills_the_trunk(folder, tmp_path, capsys, residual):
     (tmp_path / "small.py").write_text(
         EXPERIMENT
         % dataclasses.asdict(
@@ -284,15 +297,23 @@ def test_a_base_run_fills_the_trunk(folder, tmp_path, capsys):
     train = ["train", str(tmp_path / "small.py"), "--data", str(folder), "--workdir", str(run)]
     assert main(train) == 0
     given = jaxseg.load(run)
-    experiment = build(dataclasses.replace(SMALL, initial=str(run)))
+    config = dataclasses.replace(SMALL, initial=str(run), residual=residual)
+    experiment = build(config)
     drawn = jax.jit(experiment.method().init)(jax.random.key(0), experiment.example)
     params, state = experiment.initial(*jax.device_get(drawn))
     left_out = {k: v for k, v in given.params.items() if k not in params["trunk"]}
-    assert set(left_out) == {"head"}
+    assert set(left_out) == (set() if residual else {"head"})
     for name, leaf in params["trunk"].items():
         assert jax.tree.all(jax.tree.map(np.array_equal, leaf, given.params[name]))
     assert jax.tree.all(jax.tree.map(np.array_equal, state["trunk"], given.model_state))
     assert jax.tree.all(jax.tree.map(np.array_equal, params["heads"], drawn[0]["heads"]))
+    # With the plain network's scores it begins as that run.
+    image = np.random.default_rng(1).integers(0, 256, (1, 12, 18, 3), np.uint8)
+    base = dsrl.make_method(dataclasses.replace(config, stage="base"), probabilities=True)
+    ours = dsrl.make_method(config, probabilities=True).predict(params, state, {"image": image})
+    theirs = base.predict(given.params, given.model_state, {"image": image})
+    off = np.abs(np.asarray(ours["probabilities"]) - np.asarray(theirs["probabilities"])).max()
+    assert (off < 1e-5) == residual
     # A trunk that the run does not fill.
     other = build(dataclasses.replace(SMALL, initial=str(run), depth=2, crop=(8, 16)))
     with pytest.raises(InputError, match="of another network"):
