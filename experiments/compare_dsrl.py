@@ -59,7 +59,8 @@ def tables(runs: Sequence[Run]) -> str:
     networks = grouped(runs, lambda run: key_of(run.common))
     titles = titles_of(networks, with_size=True)
     classes = [name for name in runs[0].figures if name.startswith("iou_")]
-    ablation, by_class, notes = [], [], []
+    radii = radii_of(runs)
+    ablation, by_class, near, notes = [], [], [], []
     for key, of_network in networks.items():
         base = {run.seed: run.figures["miou"] for run in of_network if run.stage == "base"}
         order = list(STAGES)
@@ -81,6 +82,9 @@ def tables(runs: Sequence[Run]) -> str:
             )
             ious = ([run.figures.get(name, math.nan) for run in own] for name in classes)
             by_class.append([titles[key], row, *map(_mean, ious)])
+            bands = ([run.figures[f"trimap_miou_{r}"] for run in own] for r in radii)
+            far = [accuracy_beyond(run, radii[-1]) for run in own] if radii else []
+            near.append([titles[key], row, *map(_mean, bands), _mean(far)])
         notes += [_converged(titles[key], run) for run in of_network if run.stage == "base"]
     head = ["mIoU", "over base", "G multiply-accumulates", "M parameters"]
     parts = [
@@ -88,7 +92,26 @@ def tables(runs: Sequence[Run]) -> str:
         _markdown(["network", "stage", *(c.removeprefix("iou_") for c in classes)], by_class),
         "\n".join(notes),
     ]
+    if radii:
+        bands = [*(f"R = {r}" for r in radii), f"accuracy beyond {radii[-1]}"]
+        text = "mIoU within R pixels of a border of the labels, and pixel accuracy beyond\n\n"
+        parts.insert(2, text + _markdown(["network", "stage", *bands], near))
     return "\n\n".join(part for part in parts if part)
+
+
+def radii_of(runs: Sequence[Run]) -> list[int]:
+    """The radii that all runs were measured at near the borders; an older evaluation has none."""
+    prefix = "trimap_miou_"
+    found = [{k for k in run.figures if k.startswith(prefix)} for run in runs]
+    return sorted(int(name.removeprefix(prefix)) for name in set.intersection(*found))
+
+
+def accuracy_beyond(run: Run, radius: int) -> float:
+    """Per cent of the pixels farther than `radius` from a border that are right."""
+    inner = run.figures[f"trimap_pixels_{radius}"]
+    right = run.figures[f"trimap_accuracy_{radius}"] * inner
+    outer = run.figures["pixels"] - inner
+    return 100 * (run.figures["pixel_accuracy"] * run.figures["pixels"] - right) / outer
 
 
 def late_gain(run: Run) -> float:

@@ -22,13 +22,14 @@ from jaxseg.recipes.dsrl import Config, build
 CURVE = {180: 0.2, 360: 0.30, 540: 0.4, 720: 0.39, 900: 0.404}
 
 
-def write_run(folder, config, miou, *, macs=2e9, pixels=100.0, curve=None):
+def write_run(folder, config, miou, *, macs=2e9, pixels=100.0, curve=None, more=None):
     """A run's folder as training and evaluation leave it."""
     folder.mkdir(parents=True)
     told = {"experiment": "dsrl_camvid", "config": dataclasses.asdict(config), "jaxseg": "0"}
     (folder / "config.json").write_text(json.dumps(told))
     small = {"180x240/miou": 0.9, "180x240/iou_Sky": 0.9}
     full = {"full/miou": miou, "full/iou_Sky": miou / 2, "full/iou_Car": math.nan}
+    full |= {f"full/{name}": value for name, value in (more or {}).items()}
     record = {
         "figures": {**small, **full, "full/pixels": pixels},
         "costs": {
@@ -87,6 +88,32 @@ def test_the_ablation(tmp_path, capsys):
         "espnetv2 180×240, base, seed 0: +0.40 validation mIoU in the last fifth of its steps, "
         "converged"
     )
+
+
+def test_near_the_borders(tmp_path):
+    def measured(near, far):
+        """Of 100 pixels 10 lie within 1, 40 within 4."""
+        return {
+            "pixel_accuracy": (40 * near + 60 * far) / 100,
+            **{"trimap_miou_4": near / 2, "trimap_accuracy_4": near, "trimap_pixels_4": 40.0},
+            **{"trimap_miou_1": near / 4, "trimap_accuracy_1": 0.5, "trimap_pixels_1": 10.0},
+        }
+
+    runs = [
+        write_run(tmp_path / "b0", variant("base", 0), 0.4, more=measured(0.4, 0.9)),
+        write_run(tmp_path / "b1", variant("base", 1), 0.4, more=measured(0.6, 0.8)),
+        write_run(tmp_path / "s", variant("sssr", 0), 0.4, more=measured(0.8, 0.7)),
+    ]
+    _, _, title, near, _ = compare_dsrl.tables(dsrl_runs.read_runs(runs, "test")).split("\n\n")
+    assert title == "mIoU within R pixels of a border of the labels, and pixel accuracy beyond"
+    assert cells(near)[0][2:] == ["R = 1", "R = 4", "accuracy beyond 4"]
+    assert [row[1:] for row in cells(near)[2:]] == [
+        ["base", "12.50", "25.00", "85.00"],
+        ["sssr", "20.00", "40.00", "70.00"],
+    ]
+    # One evaluated without them leaves the table out.
+    runs.append(write_run(tmp_path / "old", variant("base", 2), 0.4))
+    assert "border" not in compare_dsrl.tables(dsrl_runs.read_runs(runs, "test"))
 
 
 def test_networks_and_configs_are_kept_apart(tmp_path):
