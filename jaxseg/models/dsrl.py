@@ -182,7 +182,7 @@ def dsrl(
     """The heads of DSRL on any trunk: `[B, H, W, C]` -> `[B, 2H, 2W, num_outputs]`.
 
     On a trunk with scores the main branch adds to these, enlarged bilinearly, and begins as zeros,
-    so that DSRL begins as the plain network that is `enlarged`. (The paper's branch comes after its
+    so that DSRL begins as the plain network of the same key that is `enlarged`. (The paper's branch comes after its
     network's whole decoder. Where a decoder's last layers are its prediction, such as ESPNetv2's
     last pyramid, a branch in their place begins without them.)
 
@@ -245,12 +245,12 @@ def dsrl(
             return normalised_network(module, settings)
 
         def init(key: Array, /, *inputs: Array) -> dict[str, PyTree]:
-            trunk_key, heads_key = jax.random.split(key)
-            below = trunk.init(trunk_key, *inputs)
+            # The plain network of the same key begins with the same trunk.
+            below = trunk.init(key, *inputs)
             shapes = jax.eval_shape(lambda v: _checked(trunk.apply(v, *inputs)[0]), below)
             found = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
             own = heads(inputs[0], adds=found.scores is not None)
-            above = own.init(heads_key, *_maps(found))
+            above = own.init(jax.random.fold_in(key, 1), *_maps(found))
             return {name: {"trunk": below[name], "heads": above[name]} for name in below}
 
         def apply(

@@ -145,7 +145,9 @@ def test_on_a_trunk_with_scores_it_begins_as_the_plain_network(name):
     plain, net = enlarged(make()), dsrl(make(trunk="scored"), 5, width=6).affinity
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 32, 48, 3)), jnp.float32)
     variables = jax.jit(net.init)(jax.random.key(0), x)
-    below = {part: tree["trunk"] for part, tree in variables.items()}
+    below = jax.jit(plain.init)(jax.random.key(0), x)
+    for part, tree in below.items():
+        jax.tree.map(np.testing.assert_array_equal, variables[part]["trunk"], tree)
     for train in (False, True):
         want, want_stats = jax.jit(lambda v, x, t=train: plain.apply(v, x, train=t))(below, x)
         got, stats = jax.jit(lambda v, x, t=train: net.apply(v, x, train=t))(variables, x)
