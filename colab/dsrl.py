@@ -212,9 +212,8 @@ for name, found in figures.items():
     )
 
 # %% [markdown]
-# With 150 steps and this seed the base came to 86.4 and DSRL to 84.2 mIoU: on these images, and
-# after so short a training, DSRL loses. Its accuracy also rises later than the base's, as the
-# curves above show. `experiments/dsrl_camvid.py` compares both with
+# With 150 steps and this seed the base came to 86.4 and DSRL to 85.1 mIoU: on these images, and
+# after so short a training, DSRL loses. `experiments/dsrl_camvid.py` compares both with
 # longer trainings; what came of it so far stands in `experiments/results/dsrl.md`.
 #
 # Here are the outlines in a window, enlarged. The base has logits for every second pixel, enlarged
