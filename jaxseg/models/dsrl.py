@@ -181,13 +181,14 @@ def dsrl(
 ) -> Stages:
     """The heads of DSRL on any trunk: `[B, H, W, C]` -> `[B, 2H, 2W, num_outputs]`.
 
-    On a trunk with scores the main branch adds to these, enlarged bilinearly, and begins as zeros,
-    so that DSRL begins as the plain network of the same key that is `enlarged`. (The paper's branch comes after its
-    network's whole decoder. Where a decoder's last layers are its prediction, such as ESPNetv2's
-    last pyramid, a branch in their place begins without them.)
+    On a trunk with scores the main branch adds to these, enlarged bilinearly, and begins as zeros:
+    DSRL begins as the plain network, `enlarged`. (The paper's branch comes after its network's
+    whole decoder. Where a decoder's last layers are its prediction, such as ESPNetv2's last
+    pyramid, a branch in their place begins without them.)
 
-    Variables are {"params": {"trunk", "heads"}, "batch_stats": the same}. Inputs after the image,
-    such as keys for dropout, are the trunk's.
+    Variables are {"params": {"trunk", "heads"}, "batch_stats": the same}; the trunk's are
+    those that it draws from the same key alone. Inputs after the image, such as keys for dropout,
+    are the trunk's.
 
     Args:
         trunk: a network that gives a `models.trunk.Trunk`, such as `unet(11, trunk=True)`; its
