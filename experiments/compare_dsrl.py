@@ -93,9 +93,9 @@ def tables(runs: Sequence[Run]) -> str:
         "\n".join(notes),
     ]
     if radii:
-        bands = [*(f"R = {r}" for r in radii), f"accuracy beyond {radii[-1]}"]
+        head = ["network", "stage", *(f"R = {r}" for r in radii), f"accuracy beyond {radii[-1]}"]
         text = "mIoU within R pixels of a border of the labels, and pixel accuracy beyond\n\n"
-        parts.insert(2, text + _markdown(["network", "stage", *bands], near))
+        parts.insert(2, text + _markdown(head, near))
     return "\n\n".join(part for part in parts if part)
 
 
